@@ -69,9 +69,10 @@ class Conflict:
 
     Attributes:
         id: the id of the conflict.
-        kind: "episode", "step", "pattern", "embedding" or "place".
+        kind: "episode", "step", "pattern", "embedding", "place", "relationship" or "checkpoint".
         object_id: the id of the row; of an embedding, its owner's.
-        episode_id: the episode of a step, a vector or a place; else None.
+        episode_id: the episode of a step, a vector, a place or a checkpoint, or at which a relationship begins; else
+            None.
         fields: the fields that both sides have changed; `deleted` if it was deleted at the server.
         base: the fields before both changes; None if that is not known.
         mine: the fields as they were here; an episode that was deleted there has its steps.
@@ -82,7 +83,7 @@ class Conflict:
     """
 
     id: UUID
-    kind: Literal["episode", "step", "pattern", "embedding", "place"]
+    kind: Literal["episode", "step", "pattern", "embedding", "place", "relationship", "checkpoint"]
     object_id: UUID
     episode_id: UUID | None
     fields: list[str]

@@ -31,13 +31,14 @@ from .local import LocalTransaction, Sent, vector_of
 from .merging import Base, Merged, Side, as_json, as_model, embedding_that_stands, is_same, merge, values_of
 from .rows import (
     BASES,
+    CHECKPOINT,
     EMBEDDING,
     EPISODE,
     FORGOTTEN,
     KINDS,
     PATTERN,
     PATTERN_COUNTERS,
-    PLACE,
+    RELATIONSHIP,
     STEP,
     Change,
     Values,
@@ -212,9 +213,7 @@ class Applier:
         return refused
 
     def _apply_live(self, kind: int, changes: Sequence[Change], page: Page) -> None:
-        changes = self._without_deleted(kind, self._without_erased(kind, changes))
-        if kind in (STEP, EMBEDDING, PLACE):
-            changes = self._with_owners(kind, changes)
+        changes = self._with_owners(kind, self._without_deleted(kind, self._without_erased(kind, changes)))
         pending = self._pending(kind, changes)
         rows: list[Any] = []
         for change in changes:
@@ -228,6 +227,8 @@ class Applier:
             parked = self._make_room([(row[0], row[episode], row[number], row[step]) for row in rows])
         if kind == PATTERN:
             rows = self._with_counters(rows)
+        if kind == RELATIONSHIP:
+            self._replace_relationships(rows)
         if kind == EMBEDDING:
             self._apply_embeddings(rows, page)
         elif rows:
@@ -271,20 +272,16 @@ class Applier:
 
     def _with_owners(self, kind: int, changes: Sequence[Change]) -> Sequence[Change]:
         """Leave out rows without their owner. Their episodes are fetched, unless they come in any case."""
-        if not changes:
+        if not changes or kind in (EPISODE, PATTERN):
             return changes
-        one = KINDS[kind]
-        if kind == STEP:
-            owners = [(row.namespace, "episode", (row.values or ())[one.place("episode_id")]) for row in changes]
-        else:
-            places = one.place("owner_type"), one.place("owner_id")
-            owners = [(row.namespace, *((row.values or ())[place] for place in places)) for row in changes]
+        owners_of = [_owners_of(change) for change in changes]
+        owners = {owner for of_change in owners_of for owner in of_change}
         rows = self._tx.read(
             """SELECT DISTINCT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE CASE value ->> 1
     WHEN 'episode' THEN EXISTS (SELECT 1 FROM episodes WHERE namespace = value ->> 0 AND id = value ->> 2)
     WHEN 'step' THEN EXISTS (SELECT 1 FROM steps WHERE namespace = value ->> 0 AND id = value ->> 2)
     ELSE EXISTS (SELECT 1 FROM patterns WHERE namespace = value ->> 0 AND id = value ->> 2) END""",
-            json.dumps(sorted(set(owners))),
+            json.dumps(sorted(owners)),
         )
         present = {tuple(row) for row in rows}
         orphans = {owner for owner in owners if owner not in present and owner[1] == "episode"}
@@ -298,7 +295,7 @@ SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTH
                     )
                 ]
             )
-        return [change for change, owner in zip(changes, owners, strict=True) if owner in present]
+        return [change for change, of_change in zip(changes, owners_of, strict=True) if present.issuperset(of_change)]
 
     # -- merging ---------------------------------------------------------------------------------------------------
 
@@ -393,7 +390,7 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
         ]
         return Conflict(
             id=uuid4(),
-            kind=KINDS[clash.kind].name,  # type: ignore[arg-type] # one of the five
+            kind=KINDS[clash.kind].name,  # type: ignore[arg-type] # one of them
             object_id=UUID(clash.key),
             episode_id=UUID(clash.episode_id) if clash.episode_id else None,
             fields=clash.fields,
@@ -447,12 +444,14 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
             self._keep(Clash(*facts, change.writer))
 
     def _episode_of(self, kind: int, values: Values) -> str | None:
-        """Return the id of the episode that has a step, a vector or a place; with it, a conflict is erased."""
-        if kind not in (STEP, EMBEDDING, PLACE):
+        """Return the id of the episode that a row is a part of, or begins at; with it, a conflict is erased."""
+        if kind in (EPISODE, PATTERN):
             return None
         one = dict(zip(KINDS[kind].columns, values, strict=True))
-        if kind == STEP or one["owner_type"] == "episode":
-            return str(one["episode_id" if kind == STEP else "owner_id"])
+        if kind in _EPISODE_IDS:
+            return str(one[_EPISODE_IDS[kind][0]])
+        if one["owner_type"] == "episode":
+            return str(one["owner_id"])
         key = one["namespace"], one["owner_id"]
         of_step = self._tx.read("SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", *key)
         return of_step[0][0] if of_step else None
@@ -589,6 +588,29 @@ WHERE steps.namespace = value ->> 0 AND steps.id = value ->> 3""",
         )
         self._fill_up(parked)
 
+    def _replace_relationships(self, rows: Sequence[Values]) -> None:
+        """Delete relationships that were added here between the same episodes as those of the server, which stand."""
+        kind = KINDS[RELATIONSHIP]
+        places = [kind.place(name) for name in ("namespace", "from_id", "kind", "to_id")]
+        theirs_by_ends = {tuple(row[place] for place in places): row for row in rows}
+        ends = json.dumps([[*key, row[kind.place("id")]] for key, row in theirs_by_ends.items()])
+        for seq, *columns in self._tx.read(
+            f"""SELECT r.seq, {kind.columns_of("r")} FROM json_each(?) CROSS JOIN relationships AS r
+    ON r.namespace = value ->> 0 AND r.from_id = value ->> 1 AND r.kind = value ->> 2 AND r.to_id = value ->> 3
+WHERE r.id <> value ->> 4""",
+            ends,
+        ):
+            mine = tuple(columns)
+            theirs = theirs_by_ends[tuple(mine[place] for place in places)]
+            sides = [kind.replaced(side, id="", created_at=0) for side in (mine, theirs)]
+            if sides[0] == sides[1]:
+                self._tally.merged += 1
+            else:  # under the name of the one that stands
+                facts = theirs[0], kind.key_of(theirs), self._episode_of(RELATIONSHIP, theirs), ["relationship"]
+                both = as_json(RELATIONSHIP, mine), as_json(RELATIONSHIP, theirs)
+                self._keep(Clash(RELATIONSHIP, *facts, None, *both, None))
+            self._tx.run([BatchStep("DELETE FROM relationships WHERE seq = ?", (seq,))])
+
     def _apply_embeddings(self, rows: Sequence[Values], page: Page) -> None:
         kind = KINDS[EMBEDDING]
         groups: dict[tuple[str, str], list[tuple[Values, bytes]]] = {}
@@ -626,6 +648,7 @@ WHERE o.name = ? AND o.token <> ?""",
         rows = self._tx.read(
             """SELECT namespace, id FROM episodes UNION SELECT namespace, id FROM patterns
 UNION SELECT namespace, object_id FROM sync_conflicts UNION SELECT namespace, episode_id FROM sync_conflicts
+UNION SELECT namespace, mine ->> '$.to_id' FROM sync_conflicts WHERE kind = 'relationship'
 UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind <> 6"""
         )
         erased = [
@@ -640,6 +663,18 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
         if names:
             self._tx.run([*delete_named(names), *erase_traces(names)], changed=names)
             self._tally.erased += len(names)
+
+
+_EPISODE_IDS = {STEP: ("episode_id",), RELATIONSHIP: ("from_id", "to_id"), CHECKPOINT: ("episode_id",)}
+"""The columns with the ids of the episodes that a row belongs to."""
+
+
+def _owners_of(change: Change) -> set[tuple[str, str, str]]:
+    """Return namespace, type and id of the rows without which a row is not stored."""
+    kind, values = KINDS[change.kind], change.values or ()
+    if change.kind in _EPISODE_IDS:
+        return {(change.namespace, "episode", values[kind.place(name)]) for name in _EPISODE_IDS[change.kind]}
+    return {(change.namespace, values[kind.place("owner_type")], values[kind.place("owner_id")])}
 
 
 def _episodes_of(kind: int, rows: Sequence[Values]) -> list[tuple[str, str]]:

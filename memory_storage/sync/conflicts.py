@@ -8,13 +8,24 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from memory_storage.dbapi import RowCountError
 from memory_storage.errors import NotFoundError, ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Conflict, Embedding, Episode, SpatiotemporalEntry, Step
+from memory_storage.models import (
+    PATTERN,
+    AnyPattern,
+    Conflict,
+    Embedding,
+    Episode,
+    Relationship,
+    SpatiotemporalEntry,
+    Step,
+)
 from memory_storage.monitoring import operation
 from memory_storage.repositories import (
     EmbeddingRepository,
     EpisodeRepository,
     PatternRepository,
+    RelationshipRepository,
     SpatiotemporalRepository,
     StepRepository,
 )
@@ -24,7 +35,7 @@ from memory_storage.sql.session import Repository, Row
 from memory_storage.sql.statement import EPOCH, SqlTemplate
 from memory_storage.sql.validation import as_id, function
 
-Resolved = Episode | AnyPattern | Step | Embedding | SpatiotemporalEntry
+Resolved = Episode | AnyPattern | Step | Embedding | SpatiotemporalEntry | Relationship
 
 _COLUMNS = "id, kind, object_id, episode_id, fields, base, mine, theirs, my_writer, their_writer, detected_at"
 _PAGE = SqlTemplate(f"""
@@ -33,6 +44,15 @@ SELECT {_COLUMNS}, seq FROM sync_conflicts WHERE namespace = :namespace AND seq 
 _GET = SqlTemplate(f"SELECT {_COLUMNS} FROM sync_conflicts WHERE namespace = :namespace AND id = :id")
 _COUNT = SqlTemplate("SELECT count(*) FROM sync_conflicts WHERE namespace = :namespace")
 _DELETE = SqlTemplate("DELETE FROM sync_conflicts WHERE namespace = :namespace AND id = :id RETURNING id")
+# A checkpoint travels as its columns.
+_RESTORE_CHECKPOINT = SqlTemplate("""
+INSERT INTO checkpoints (namespace, id, episode_id, step_number, label, created_at, document)
+SELECT e.namespace, :mine ->> '$.id', e.id, :mine ->> '$.step_number', :mine ->> '$.label', :mine ->> '$.created_at',
+    :mine -> '$.document'
+FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :mine ->> '$.episode_id'
+ON CONFLICT (namespace, id) DO UPDATE
+    SET step_number = excluded.step_number, label = excluded.label, document = excluded.document
+""")
 _OF_THE_STORE = {"version", "created_at", "updated_at", "archived_at", "effectiveness"}
 
 
@@ -88,11 +108,14 @@ class ConflictRepository(Repository):
         A row that was deleted at the server is written again, an episode with its steps.
 
         Raises:
-            NotFoundError: There is no such conflict, or the episode of a step or place no longer exists.
+            NotFoundError: There is no such conflict, or the episode of a step, place or relationship no longer exists.
+            ValidationError: A relationship would close a cycle that its kind forbids.
             ConflictError: The row was changed by another thread. Nothing was stored.
         """
         conflict = self.get(conflict_id)
-        self._resolve(conflict, self._mine(conflict))
+        if conflict.kind == "checkpoint":
+            self._restore_checkpoint(conflict)
+        self._resolve(conflict, None if conflict.kind == "checkpoint" else self._mine(conflict))
 
     @operation
     def merge(self, conflict_id: UUID | str, merge: Callable[[Conflict], Resolved]) -> None:
@@ -121,12 +144,21 @@ class ConflictRepository(Repository):
             self._save_step(conflict, chosen)
         elif isinstance(chosen, SpatiotemporalEntry):
             SpatiotemporalRepository(self._session).put(chosen)
+        elif isinstance(chosen, Relationship):
+            RelationshipRepository(self._session).add_many([chosen])
         elif isinstance(chosen, Embedding):
             owner = chosen.owner_type, chosen.owner_id
             EmbeddingRepository(self._session).put(*owner, chosen.vector, model=chosen.model)
         elif chosen is not None:
             PatternRepository(self._session).save(chosen)
         self._session.write([_DELETE.bind(namespace=self._session.namespace, id=str(conflict.id))])
+
+    def _restore_checkpoint(self, conflict: Conflict) -> None:
+        mine = json.dumps(conflict.mine, ensure_ascii=False)
+        try:
+            self._session.write([_RESTORE_CHECKPOINT.bind(1, namespace=self._session.namespace, mine=mine)])
+        except RowCountError as error:
+            raise NotFoundError("episode", conflict.episode_id) from error
 
     def _save_step(self, conflict: Conflict, step: Step) -> None:
         episodes = EpisodeRepository(self._session)
@@ -140,10 +172,11 @@ class ConflictRepository(Repository):
 
     def _mine(self, conflict: Conflict) -> Resolved:
         """Return the row that is stored, with the local fields that are in conflict."""
-        parts: dict[str, type[Step | SpatiotemporalEntry | Embedding]] = {
+        parts: dict[str, type[Step | SpatiotemporalEntry | Embedding | Relationship]] = {
             "step": Step,
             "place": SpatiotemporalEntry,
             "embedding": Embedding,
+            "relationship": Relationship,
         }
         if conflict.kind in parts:
             return parts[conflict.kind].model_validate(conflict.mine)
@@ -180,7 +213,14 @@ def _with_fields(stored: Episode | AnyPattern, mine: Episode | AnyPattern, names
     return stored.model_copy(update=update)
 
 
-_KINDS = {"episode": "Episode", "step": "Step", "embedding": "Embedding", "place": "SpatiotemporalEntry"}
+_KINDS = {
+    "episode": "Episode",
+    "step": "Step",
+    "embedding": "Embedding",
+    "place": "SpatiotemporalEntry",
+    "relationship": "Relationship",
+    "checkpoint": "Checkpoint",
+}
 
 
 def _from_row(row: Row) -> Conflict:

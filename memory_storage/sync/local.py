@@ -18,7 +18,20 @@ from memory_storage.sql.session import Row
 
 from .counts import IS_WAITING, WAITING, Count
 from .pace import Pace
-from .rows import EMBEDDING, EPISODE, FORGOTTEN, KINDS, PATTERN, PLACE, STEP, Name, Values, bytes_of
+from .rows import (
+    CHECKPOINT,
+    EMBEDDING,
+    EPISODE,
+    FORGOTTEN,
+    KINDS,
+    PATTERN,
+    PLACE,
+    RELATIONSHIP,
+    STEP,
+    Name,
+    Values,
+    bytes_of,
+)
 from .server import Position, Push
 from .writing import Pushed
 
@@ -216,7 +229,14 @@ owned AS (
     FROM pushed AS p CROSS JOIN embeddings AS m ON p.kind = {EMBEDDING} AND m.seq = p.seq
     UNION
     SELECT m.namespace, iif(m.owner_type = 'episode', 1, 2), m.owner_id
-    FROM pushed AS p CROSS JOIN spatiotemporal_index AS m ON p.kind = {PLACE} AND m.seq = p.seq)
+    FROM pushed AS p CROSS JOIN spatiotemporal_index AS m ON p.kind = {PLACE} AND m.seq = p.seq
+    UNION
+    SELECT r.namespace, {EPISODE}, value
+    FROM pushed AS p CROSS JOIN relationships AS r ON p.kind = {RELATIONSHIP} AND r.seq = p.seq
+    CROSS JOIN json_each(json_array(r.from_id, r.to_id))
+    UNION
+    SELECT c.namespace, {EPISODE}, c.episode_id
+    FROM pushed AS p CROSS JOIN checkpoints AS c ON p.kind = {CHECKPOINT} AND c.seq = p.seq)
 SELECT c.number, c.kind, c.namespace, c.seq, c."key", c.created_at, 0
 FROM owned AS o CROSS JOIN episodes AS r ON o.kind = {EPISODE} AND r.namespace = o.namespace AND r.id = o.id
     CROSS JOIN sync_changes AS c ON c.kind = {EPISODE} AND c.seq = r.seq
@@ -334,6 +354,8 @@ def _rows_of(kind: int) -> str:
         " r.namespace AND s.id = r.owner_id) ELSE r.owner_id END",
         PLACE: "CASE r.owner_type WHEN 'step' THEN (SELECT episode_id FROM steps AS s WHERE s.namespace ="
         " r.namespace AND s.id = r.owner_id) ELSE r.owner_id END",
+        RELATIONSHIP: "r.from_id",
+        CHECKPOINT: "r.episode_id",
     }[kind]
     return f"""SELECT c.number, EXISTS (SELECT 1 FROM sync_bases AS b WHERE b.kind = {kind}
     AND b.namespace = r.namespace AND b."key" = {one.key_sql("r")} AND b.sent = 0), {episode}, {one.columns_of("r")}

@@ -8,6 +8,7 @@ and the fields are named: the caller keeps the other side as a conflict.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from memory_storage.errors import ValidationError
 from memory_storage.models import AnyPattern, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories.patterns.rows import pattern_from_row
+from memory_storage.repositories.relationships.rows import relationship_from_row
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.episode_rows import (
     EPISODE_ROW,
@@ -27,7 +29,19 @@ from memory_storage.sql.episode_rows import (
 )
 from memory_storage.sql.statement import from_micros, to_micros
 
-from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
+from .rows import (
+    BASES,
+    CHECKPOINT,
+    EMBEDDING,
+    EPISODE,
+    KINDS,
+    PATTERN,
+    PATTERN_COUNTERS,
+    PLACE,
+    RELATIONSHIP,
+    STEP,
+    Values,
+)
 
 Side = Literal["mine", "theirs"]
 
@@ -85,14 +99,18 @@ def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer
         return _merge_fields(kind, bases, mine, theirs, prefer)
     of_bases = [_content_of_base(kind, base) for base in bases]
     content = _content(kind, theirs)
-    if any(one == content for one in of_bases):  # it has not changed there, or that is what was sent
+    if any(_is_equal(one, content) for one in of_bases):  # it has not changed there, or that is what was sent
         return Merged(mine, [], None)
     base = json.dumps(of_bases[0], ensure_ascii=False, default=str) if _is_known(bases) else None
     return Merged(mine if prefer == "mine" else theirs, [KINDS[kind].name], base)
 
 
 def as_json(kind: int, values: Values) -> str:
-    """Return a row as the JSON of its model."""
+    """Return a row as the JSON of its model; of a checkpoint as that of its columns."""
+    if kind == CHECKPOINT:
+        one = dict(zip(KINDS[kind].columns[1:], values[1:], strict=True))
+        one["document"] = json.loads(one["document"])
+        return json.dumps(one, ensure_ascii=False)
     return as_model(kind, values).model_dump_json()
 
 
@@ -106,6 +124,8 @@ def as_model(kind: int, values: Values) -> BaseModel:
     if kind == PATTERN:
         names = ("id", "document", "version", "created_at", "updated_at", *PATTERN_COUNTERS)
         return pattern_from_row([one[name] for name in names])
+    if kind == RELATIONSHIP:
+        return relationship_from_row(values[1:])
     return SpatiotemporalEntry.model_validate_json(one["document"]).model_copy(
         update={"created_at": from_micros(one["created_at"])}
     )
@@ -126,6 +146,8 @@ def _content(kind: int, values: Values) -> dict[str, Any]:
     if kind == PLACE:
         return {"document": json.loads(values[KINDS[kind].place("document")])}
     row = dict(zip(columns, values, strict=True))
+    if kind in _CONTENT:
+        return _content_of(kind, row, row["document"])
     return {name: row[name] for name in ("tool", "status", "latency_ms", "tokens_used", "output", "document")}
 
 
@@ -133,9 +155,31 @@ def _content_of_base(kind: int, base: Base) -> dict[str, Any]:
     columns = json.loads(base.columns)
     if kind == PLACE:
         return {"document": json.loads(base.document)}
+    if kind in _CONTENT:
+        return _content_of(kind, dict(zip(BASES[kind], columns, strict=True)), base.document)
     _, tool, status, latency_ms, tokens_used, *_ = columns
     facts = {"tool": tool, "status": status, "latency_ms": latency_ms, "tokens_used": tokens_used}
     return facts | {"output": base.output, "document": base.document}
+
+
+_CONTENT = {RELATIONSHIP: ("weight",), CHECKPOINT: ("step_number", "label")}
+"""What changes of a row, besides its document."""
+
+
+def _content_of(kind: int, row: Mapping[str, Any], document: str) -> dict[str, Any]:
+    content = {name: row[name] for name in _CONTENT[kind]}
+    read = json.loads(document)
+    return content | (read if kind == RELATIONSHIP else {"document": read})
+
+
+def _is_equal(base: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Return whether the content of a base is that of a row, of whose floats SQLite writes 15 digits into a base."""
+    return all(
+        math.isclose(one, content[name], rel_tol=1e-14)
+        if isinstance(one, float) and isinstance(content[name], float)
+        else one == content[name]
+        for name, one in base.items()
+    )
 
 
 def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:

@@ -30,7 +30,7 @@ from memory_storage.sql.statement import from_micros, to_micros
 from .ahead import Ahead
 from .applying import Applier, Policy, Tally
 from .local import Local, LocalState, LocalTransaction, Outbox, Sent, log_everything, next_push
-from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change
+from .rows import CHECKPOINT, EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, RELATIONSHIP, STEP, Change
 from .server import Answer, Page, Position, Server, State
 
 _EVICTED_AT_ONCE = 200
@@ -448,6 +448,12 @@ WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {EPISODE} AND seq = e.
         ON c.kind = {EMBEDDING} AND c.seq = m.seq WHERE m.item_seq = e.seq AND m.owner_type <> 'pattern')
     AND NOT EXISTS (SELECT 1 FROM spatiotemporal_index AS p CROSS JOIN sync_changes AS c
         ON c.kind = {PLACE} AND c.seq = p.seq WHERE p.episode_seq = e.seq)
+    AND NOT EXISTS (SELECT 1 FROM relationships AS r CROSS JOIN sync_changes AS c
+        ON c.kind = {RELATIONSHIP} AND c.seq = r.seq WHERE r.namespace = e.namespace AND r.from_id = e.id)
+    AND NOT EXISTS (SELECT 1 FROM relationships AS r CROSS JOIN sync_changes AS c
+        ON c.kind = {RELATIONSHIP} AND c.seq = r.seq WHERE r.namespace = e.namespace AND r.to_id = e.id)
+    AND NOT EXISTS (SELECT 1 FROM checkpoints AS k CROSS JOIN sync_changes AS c
+        ON c.kind = {CHECKPOINT} AND c.seq = k.seq WHERE k.namespace = e.namespace AND k.episode_id = e.id)
 LIMIT {_EVICTED_AT_ONCE}"""
         while rows := self._local.read(old, self._oldest()):
             with self._local.transaction() as tx, tx.applying():

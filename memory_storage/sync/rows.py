@@ -25,8 +25,8 @@ Name = tuple[int, str, str]
 
 _NO_FLOATS = (None,) * 5  # as many as a kind has at most
 
-EPISODE, STEP, PATTERN, EMBEDDING, PLACE, FORGOTTEN = range(1, 7)
-"""The kinds of `sync_changes`. The last one has no rows, but digests of what was erased."""
+EPISODE, STEP, PATTERN, EMBEDDING, PLACE, FORGOTTEN, RELATIONSHIP, CHECKPOINT = range(1, 9)
+"""The kinds of `sync_changes`. FORGOTTEN has no rows, but digests of what was erased."""
 
 PATTERN_COUNTERS = (*COUNTERS, "last_used_at")
 PATTERN_COLUMNS = (
@@ -42,6 +42,8 @@ PLACE_COLUMNS = (
     *("namespace", "id", "owner_type", "owner_id", "latitude", "longitude", "x", "y", "z", "place_name", "starts_at"),
     *("ends_at", "until_at", "created_at", "document"),
 )
+RELATIONSHIP_COLUMNS = ("namespace", "id", "from_id", "to_id", "kind", "weight", "created_at", "document")
+CHECKPOINT_COLUMNS = ("namespace", "id", "episode_id", "step_number", "label", "created_at", "document")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ KINDS = {
         ),
         Kind(EMBEDDING, "embedding", "embeddings", EMBEDDING_COLUMNS, key=("owner_type", "owner_id", "model")),
         Kind(PLACE, "place", "spatiotemporal_index", PLACE_COLUMNS, ("document",), ("latitude", "longitude", *"xyz")),
+        Kind(RELATIONSHIP, "relationship", "relationships", RELATIONSHIP_COLUMNS, ("document",), ("weight",)),
+        Kind(CHECKPOINT, "checkpoint", "checkpoints", CHECKPOINT_COLUMNS, ("document",)),
     )
 }
 
@@ -241,6 +245,8 @@ def bytes_of(kind: str, seq: str) -> str:
         WHEN {EMBEDDING} THEN (SELECT 6 * v.dimension + 400 FROM embeddings AS m
             CROSS JOIN vector_models AS v ON v.token = m.space WHERE m.seq = {seq})
         WHEN {PLACE} THEN (SELECT octet_length(document) FROM spatiotemporal_index WHERE seq = {seq})
+        WHEN {RELATIONSHIP} THEN (SELECT octet_length(document) FROM relationships WHERE seq = {seq})
+        WHEN {CHECKPOINT} THEN (SELECT octet_length(document) FROM checkpoints WHERE seq = {seq})
         END, 0)"""
 
 
@@ -264,5 +270,7 @@ BASES = {
     PATTERN: ("version", "created_at", "updated_at", "kind"),
     EMBEDDING: ("updated_at", "text_digest", "text_version"),
     PLACE: ("owner_type", "owner_id", "created_at"),
+    RELATIONSHIP: ("from_id", "to_id", "kind", "weight", "created_at"),
+    CHECKPOINT: ("episode_id", "step_number", "label", "created_at"),
 }
-"""The columns of a row that `sync_bases` has as JSON, as revision 0011 has them in its triggers."""
+"""The columns of a row that `sync_bases` has as JSON, as revisions 0011 and 0013 have them in their triggers."""

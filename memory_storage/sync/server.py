@@ -21,7 +21,21 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .counts import Count, push_counts, stored_counts
 from .pace import Pace
-from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change, bytes_of, is_named, read_rows, select_rows
+from .rows import (
+    CHECKPOINT,
+    EMBEDDING,
+    EPISODE,
+    KINDS,
+    PATTERN,
+    PLACE,
+    RELATIONSHIP,
+    STEP,
+    Change,
+    bytes_of,
+    is_named,
+    read_rows,
+    select_rows,
+)
 from .writing import Pushed, delete_named, push_embeddings, push_rows
 
 PAGE_ROWS = 2_000
@@ -120,7 +134,7 @@ class Position(NamedTuple):
     """Where the first sync is: the kind of the rows that it pulls, and the row after which it continues.
 
     Attributes:
-        kind: EPISODE (with steps), PATTERN, EMBEDDING or PLACE.
+        kind: EPISODE (with steps), PATTERN, EMBEDDING, PLACE, RELATIONSHIP or CHECKPOINT.
         namespace: The namespace of the row.
         key: Of an episode its start, its number and the step; else the columns that name the row.
     """
@@ -139,7 +153,8 @@ class Position(NamedTuple):
     @property
     def next_kind(self) -> int | None:
         """The kind that is pulled after this one; None after the last."""
-        return {EPISODE: PATTERN, PATTERN: EMBEDDING, EMBEDDING: PLACE}.get(self.kind)
+        order = (EPISODE, PATTERN, EMBEDDING, PLACE, RELATIONSHIP, CHECKPOINT, None)
+        return order[order.index(self.kind) + 1]
 
 
 class Server:
@@ -304,7 +319,7 @@ class Server:
         return page
 
     def _pushed_rows(self, push: Push, since: int) -> Iterator[BatchStep]:
-        for kind in (EPISODE, STEP, PATTERN, PLACE):
+        for kind in (EPISODE, STEP, PATTERN, PLACE, RELATIONSHIP, CHECKPOINT):
             if rows := push.rows.get(kind):
                 yield from push_rows(kind, rows, since)
         for space, embeddings in push.embeddings.items():
@@ -396,7 +411,11 @@ _YOUNG = f"""
         WHEN {EMBEDDING} THEN (SELECT e.started_at FROM embeddings AS m CROSS JOIN episodes AS e ON e.seq = m.item_seq
             WHERE m.seq = part.seq AND m.owner_type <> 'pattern')
         WHEN {PLACE} THEN (SELECT e.started_at FROM spatiotemporal_index AS p CROSS JOIN episodes AS e
-            ON e.seq = p.episode_seq WHERE p.seq = part.seq) END >= ?, true)"""
+            ON e.seq = p.episode_seq WHERE p.seq = part.seq)
+        WHEN {RELATIONSHIP} THEN (SELECT min(e.started_at) FROM relationships AS r CROSS JOIN episodes AS e
+            ON e.namespace = r.namespace AND e.id IN (r.from_id, r.to_id) WHERE r.seq = part.seq)
+        WHEN {CHECKPOINT} THEN (SELECT e.started_at FROM checkpoints AS c CROSS JOIN episodes AS e
+            ON e.namespace = c.namespace AND e.id = c.episode_id WHERE c.seq = part.seq) END >= ?, true)"""
 
 
 def _raw(is_partial: bool, is_young: bool) -> str:
@@ -509,8 +528,14 @@ page AS MATERIALIZED (
             CROSS JOIN steps AS s ON s.namespace = h.namespace AND s.episode_id = h.id
         UNION ALL SELECT {EMBEDDING}, m.seq FROM heads AS h CROSS JOIN embeddings AS m ON m.item_seq = h.seq
             AND m.owner_type IN ('episode', 'step')
-        UNION ALL SELECT {PLACE}, p.seq FROM heads AS h CROSS JOIN spatiotemporal_index AS p ON p.episode_seq = h.seq))
-{select_rows("page", (EPISODE, STEP, EMBEDDING, PLACE), tombstones=False)}"""
+        UNION ALL SELECT {PLACE}, p.seq FROM heads AS h CROSS JOIN spatiotemporal_index AS p ON p.episode_seq = h.seq
+        UNION SELECT {RELATIONSHIP}, r.seq FROM heads AS h CROSS JOIN relationships AS r
+            ON r.namespace = h.namespace AND r.from_id = h.id
+        UNION SELECT {RELATIONSHIP}, r.seq FROM heads AS h CROSS JOIN relationships AS r
+            ON r.namespace = h.namespace AND r.to_id = h.id
+        UNION ALL SELECT {CHECKPOINT}, c.seq FROM heads AS h CROSS JOIN checkpoints AS c
+            ON c.namespace = h.namespace AND c.episode_id = h.id))
+{select_rows("page", (EPISODE, STEP, EMBEDDING, PLACE, RELATIONSHIP, CHECKPOINT), tombstones=False)}"""
     return BatchStep(sql, (ids,))
 
 

@@ -14,12 +14,24 @@ from itertools import chain
 from typing import NamedTuple
 
 from memory_storage.dbapi import BatchStep, chunked
+from memory_storage.models.relationship import ACYCLIC
 from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.search import vector_sql
 from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.statement import upsert_assignments
 
-from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
+from .rows import (
+    CHECKPOINT,
+    EMBEDDING,
+    EPISODE,
+    KINDS,
+    PATTERN,
+    PATTERN_COUNTERS,
+    PLACE,
+    RELATIONSHIP,
+    STEP,
+    Values,
+)
 
 _MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
 
@@ -151,7 +163,15 @@ def _is_accepted(kind: int) -> str:
         (SELECT c.number FROM sync_changes AS c WHERE c.kind = {kind} AND c.seq = r.seq), 0) <= ?) END"""
 
 
-def _upsert(kind: int, kept: Sequence[str], *, guarded: bool, n: int, expressions: dict[str, str] | None = None) -> str:
+def _upsert(
+    kind: int,
+    kept: Sequence[str],
+    *,
+    guarded: bool,
+    n: int,
+    expressions: dict[str, str] | None = None,
+    condition: str = "true",
+) -> str:
     """Return the SQL that inserts or updates rows of a kind.
 
     Args:
@@ -160,10 +180,11 @@ def _upsert(kind: int, kept: Sequence[str], *, guarded: bool, n: int, expression
         guarded: Whether only what is accepted is stored, and returned.
         n: The number of rows.
         expressions: Columns with their SQL, where that is not the value that has travelled.
+        condition: SQL of a row `g` that has to hold too.
     """
     one, expressions = KINDS[kind], expressions or {}
     targets = {name: expressions.get(name, f"g.{name}") for name in one.columns} | expressions
-    where = _is_accepted(kind) if guarded else "true"
+    where = f"{condition} AND {_is_accepted(kind)}" if guarded else condition
     if "episode_seq" in targets:
         where = f"{targets['episode_seq']} IS NOT NULL AND {where}"
     changes = upsert_assignments(targets, "namespace", *one.key, *kept)
@@ -189,6 +210,46 @@ def _push_patterns(n: int) -> str:
 @lru_cache(maxsize=_MOST_ROWS)
 def _push_places(n: int) -> str:
     return _upsert(PLACE, ("created_at",), guarded=True, n=n, expressions={"episode_seq": _EPISODE_SEQ})
+
+
+# An episode may have been deleted at the server. Of two relationships that were added at once between the same episodes
+# the server keeps the first; and of those that form a cycle all but the last. Rows of this statement that were created
+# earlier count as stored, so that its rows close no cycle together.
+_ACYCLIC_KINDS = ", ".join(f"'{kind}'" for kind in sorted(ACYCLIC))
+_IS_POSSIBLE = f"""EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = g.namespace AND e.id = g.from_id)
+    AND EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = g.namespace AND e.id = g.to_id)
+    AND NOT EXISTS (SELECT 1 FROM relationships AS r WHERE r.namespace = g.namespace AND r.from_id = g.from_id
+        AND r.kind = g.kind AND r.to_id = g.to_id AND r.id <> g.id)
+    AND NOT (g.kind IN ({_ACYCLIC_KINDS}) AND EXISTS (
+        WITH RECURSIVE descendants (id) AS (
+            SELECT g.to_id
+            UNION SELECT r.to_id FROM descendants AS d CROSS JOIN relationships AS r
+                ON r.namespace = g.namespace AND r.from_id = d.id AND r.kind = g.kind
+            UNION SELECT o.to_id FROM descendants AS d CROSS JOIN g AS o
+                ON o.namespace = g.namespace AND o.from_id = d.id AND o.kind = g.kind
+                    AND (o.created_at, o.id) < (g.created_at, g.id))
+        SELECT 1 FROM descendants WHERE id = g.from_id))"""
+
+
+@lru_cache(maxsize=_MOST_ROWS)
+def _push_relationships(n: int) -> str:
+    return _upsert(RELATIONSHIP, ("created_at",), guarded=True, n=n, condition=_IS_POSSIBLE)
+
+
+@lru_cache(maxsize=_MOST_ROWS)
+def _push_checkpoints(n: int) -> str:
+    has_episode = "EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = g.namespace AND e.id = g.episode_id)"
+    return _upsert(CHECKPOINT, ("created_at",), guarded=True, n=n, condition=has_episode)
+
+
+@lru_cache(maxsize=_MOST_ROWS)
+def _apply_relationships(n: int) -> str:
+    return _upsert(RELATIONSHIP, (), guarded=False, n=n)
+
+
+@lru_cache(maxsize=_MOST_ROWS)
+def _apply_checkpoints(n: int) -> str:
+    return _upsert(CHECKPOINT, (), guarded=False, n=n)
 
 
 @lru_cache(maxsize=_MOST_ROWS)
@@ -288,5 +349,18 @@ def _with_vectors(space: VectorSpace, vectors: Sequence[bytes], write: Iterable[
     yield from discards
 
 
-_GUARDED = {EPISODE: _push_episodes, PATTERN: _push_patterns, PLACE: _push_places}
-_APPLIED = {EPISODE: _apply_episodes, STEP: _apply_steps, PATTERN: _apply_patterns, PLACE: _apply_places}
+_GUARDED = {
+    EPISODE: _push_episodes,
+    PATTERN: _push_patterns,
+    PLACE: _push_places,
+    RELATIONSHIP: _push_relationships,
+    CHECKPOINT: _push_checkpoints,
+}
+_APPLIED = {
+    EPISODE: _apply_episodes,
+    STEP: _apply_steps,
+    PATTERN: _apply_patterns,
+    PLACE: _apply_places,
+    RELATIONSHIP: _apply_relationships,
+    CHECKPOINT: _apply_checkpoints,
+}

@@ -121,7 +121,7 @@ def test_the_airline_runs_survive_export_and_import(source, full, other, tmp_pat
     path = REAL if source == "real" else write_airline(tmp_path / "runs.jsonl")
     import_file(full, path)
     report = import_stream(other, exported(full))
-    assert (report.imported, report.failed) == (217, [])
+    assert (report.imported, report.failed) == (219, [])
     assert everything(other) == everything(full)
 
 

@@ -1,7 +1,7 @@
 """Histories of replicas and a server, with faults at every hand-over, against a plain model.
 
-A replica saves, appends, edits, completes, archives, deletes, erases and counts, without a line and with one that loses
-requests and responses, and delivers requests late; another replica syncs between two requests; a replica is killed at
+A replica saves, appends, edits, relates, completes, archives, deletes, erases and counts, without a line and with one
+that loses requests and responses, and delivers requests late; another replica syncs between two requests; a replica is killed at
 any of its transactions; a file is copied, and both are used; and clocks are off by a year. After all have synced twice
 without faults, all are equal to each other, to the server and to the model.
 """
@@ -65,8 +65,12 @@ class Histories(RuleBasedStateMachine):
     def change_part(self, client: int, number: int, what: str) -> None:
         getattr(self.world, what)(self._client(client), number)
 
-    @rule(client=CLIENTS, number=NUMBERS, what=st.sampled_from(["delete", "forget", "delete_pattern"]))
+    @rule(client=CLIENTS, number=NUMBERS, what=st.sampled_from(["delete", "forget", "delete_pattern", "unrelate"]))
     def remove(self, client: int, number: int, what: str) -> None:
+        getattr(self.world, what)(self._client(client), number)
+
+    @rule(client=CLIENTS, number=NUMBERS, what=st.sampled_from(["relate", "relate", "checkpoint"]))
+    def relate(self, client: int, number: int, what: str) -> None:
         getattr(self.world, what)(self._client(client), number)
 
     @rule(client=CLIENTS)

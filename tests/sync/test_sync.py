@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage import dbapi
+from memory_storage import dbapi, migrate, schema
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.raising import raises
+from tests.test_forget import insert_checkpoint
 
 from .conftest import Open
 from .world import contents
@@ -56,9 +57,12 @@ def test_everything_arrives_as_it_was_saved(replica: Open, make_episode: MakeEpi
         ms.SpatiotemporalEntry(owner_type="step", owner_id=episode.steps[1].id, latitude=47.123456789, longitude=-0.1)
     )
     a.in_namespace("another").episodes.save(make_episode(0))
+    parent = a.episodes.save(ms.Episode(task_description="parent"))
+    a.relationships.add(parent.id, episode.id, "parent_child", weight=1 / 3, metadata={"ü": [None, 0.1 + 0.2]})
+    insert_checkpoint(a, episode.id, "日本語")
     report = a.sync()
-    assert (report.pushed, report.waiting, report.is_complete) == (10, 0, True)
-    assert b.sync().pulled == 10
+    assert (report.pushed, report.waiting, report.is_complete) == (13, 0, True)
+    assert b.sync().pulled == 13
     assert contents(a) == contents(b)
     assert contents(a.in_namespace("another")) == contents(b.in_namespace("another"))
     with ms.MemoryStorage.open(str(a.settings.sync_url)) as server:
@@ -68,6 +72,68 @@ def test_everything_arrives_as_it_was_saved(replica: Open, make_episode: MakeEpi
         episode.id
     ]
     assert b.health_check(deep=True).is_healthy
+
+
+def test_relationships_travel_change_and_are_deleted(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b")
+    ids = [one.id for one in a.episodes.save_many([make_episode(0) for _ in range(3)])]
+    first = a.relationships.add(ids[0], ids[1], "follows", metadata={"n": 1})
+    second = a.relationships.add(ids[1], ids[2], "follows")
+    synced(a, b)
+    changed = b.relationships.add(ids[0], ids[1], "follows", weight=0.7, metadata={"n": 2})
+    assert (changed.id, changed.created_at) == (first.id, first.created_at)
+    b.relationships.delete(second.id)
+    synced(b, a)
+    assert list(a.relationships.iterate()) == [changed]
+    b.episodes.delete(ids[1])
+    synced(b, a)
+    assert a.relationships.count() == b.relationships.count() == 0
+    with ms.MemoryStorage.open(str(a.settings.sync_url)) as server:
+        assert server.relationships.count() == 0
+
+
+def test_write_through_relationships_are_refused_by_the_server(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a", sync_mode="write_through"), replica("b")
+    ids = [one.id for one in a.episodes.save_many([make_episode(0) for _ in range(3)])]
+    b.sync()
+    b.relationships.add(ids[0], ids[1], "blocks")
+    b.sync()
+    with raises(ms.ValidationError, field="to_id"):
+        a.relationships.add(ids[1], ids[0], "blocks")
+    assert a.relationships.path(ids[0], ids[1], "blocks") == ids[:2]
+    a.relationships.add(ids[1], ids[2], "blocks")
+    b.sync()
+    assert [one.episode_id for one in b.relationships.descendants(ids[0], "blocks")] == ids[1:]
+
+
+def test_a_server_without_the_tables_is_refused(replica: Open, empty_server_url: str) -> None:
+    with ms.MemoryStorage.open(empty_server_url) as server:
+        migrate.downgrade(server.engine, "0012")
+    a = replica("a", sync_url=empty_server_url)
+    one, other = a.episodes.save_many([ms.Episode(task_description="t") for _ in range(2)])
+    a.relationships.add(one.id, other.id, "follows")
+    with raises(ms.SchemaError, match="migrate=True", found="0012", expected=schema.HEAD):
+        a.sync()
+    assert a.sync(migrate=True).pushed == 3
+
+
+def test_a_partial_replica_has_relationships_of_what_it_keeps(replica: Open, make_episode: MakeEpisode) -> None:
+    a = replica("a")
+    long_ago = datetime.now(timezone.utc) - timedelta(days=40)
+    old, new, newest = a.episodes.save_many([make_episode(0, started_at=long_ago), make_episode(0), make_episode(0)])
+    a.relationships.add(new.id, old.id, "follows")
+    a.relationships.add(newest.id, new.id, "follows")
+    a.sync()
+    b = replica("b", sync_keep=timedelta(days=30))
+    b.sync()
+    assert b.relationships.path(newest.id, new.id, "follows") == [newest.id, new.id]
+    assert b.relationships.count() == 1
+    assert b.episodes.find(old.id) is not None  # fetched, with its relationships
+    assert b.relationships.path(newest.id, old.id, "follows") == [newest.id, new.id, old.id]
+    b.relationships.add(new.id, old.id, "follows", weight=2.0)
+    b.sync()
+    a.sync()
+    assert a.relationships.query(old.id).items[0].weight == 2.0
 
 
 def test_a_sync_without_news_is_one_small_round_trip(replica: Open, make_episode: MakeEpisode) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -15,15 +15,21 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+import networkx as nx
+
 import memory_storage as ms
 from memory_storage._files import MaintenanceLock
 from memory_storage.dbapi import BatchStep
 from memory_storage.errors import UnavailableError
-from memory_storage.sql.statement import to_micros
+from memory_storage.models import new_id as uuid7
+from memory_storage.sql.statement import SqlTemplate, to_micros
 from memory_storage.sync.applying import Policy
 from memory_storage.sync.local import Local
 from memory_storage.sync.replica import Options, Replica
 
+_CHECKPOINTS = SqlTemplate(
+    "SELECT id, episode_id, step_number, label, created_at, document FROM checkpoints WHERE namespace = :namespace"
+)
 START = datetime(2026, 11, 29, tzinfo=timezone.utc)
 
 
@@ -195,6 +201,9 @@ class Model:
     parents: dict[str, str] = field(default_factory=dict)
     edits: list[tuple[UUID, str]] = field(default_factory=list)
     tags: dict[UUID, set[str]] = field(default_factory=dict)
+    relationships: set[tuple[UUID, str, UUID]] = field(default_factory=set)
+    deleted_relationships: set[tuple[UUID, str, UUID]] = field(default_factory=set)
+    checkpoints: dict[UUID, UUID] = field(default_factory=dict)
 
 
 class World:
@@ -362,6 +371,35 @@ class World:
             entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=key, place_name=f"l{self.tick()}.")
             client.storage.spatiotemporal.put(entry)
 
+    def relate(self, client: Client, number: int) -> None:
+        """Store a relationship between two episodes, or change its weight, unless it would close a cycle."""
+        one, other = self._episode(client, number), self._episode(client, number // 7)
+        if one is not None and other is not None and one != other:
+            kind = ("blocks", "blocks", "related_to")[number % 3]
+            with suppress(ms.ValidationError):
+                client.storage.relationships.add(one, other, kind, weight=self.tick() / 7)
+                self.model.relationships.add((one, kind, other))
+
+    def unrelate(self, client: Client, number: int) -> None:
+        """Delete a relationship."""
+        stored = sorted(client.storage.relationships.iterate(), key=lambda one: one.id)
+        if stored:
+            self.tick()
+            one = stored[number % len(stored)]
+            client.storage.relationships.delete(one.id)
+            self.model.deleted_relationships.add(_ends(one))
+
+    def checkpoint(self, client: Client, number: int) -> None:
+        """Store a checkpoint of an episode."""
+        if (key := self._episode(client, number)) is not None:
+            checkpoint, text = uuid7(), f"k{self.tick()}."
+            sql = """INSERT INTO checkpoints (namespace, id, episode_id, step_number, label, created_at, document)
+                VALUES ('default', ?, ?, 0, ?, ?, ?)"""
+            values = [str(checkpoint), str(key), text, self.n, json.dumps({"state": text})]
+            with client.storage.transaction() as tx:
+                tx.execute([(sql, values)])
+            self.model.checkpoints[checkpoint] = key
+
     def copy(self, client: Client) -> None:
         """Copy the file of a client: from here on both are there."""
         if len(self.clients) < 5:
@@ -394,6 +432,8 @@ class World:
         episodes = {one.id: one for one in server["episodes"].values()}
         self._check_episodes(episodes)
         self._check_patterns(server["patterns"])
+        self._check_relationships(server["relationships"], episodes.keys())
+        self._check_checkpoints(server["checkpoints"], episodes.keys())
         self._check_edits(episodes)
         for storage in (self.server, *(client.storage for client in self.clients)):
             everything = dump(storage)
@@ -424,6 +464,24 @@ class World:
             assert counted.times_applied == model.applied[key]
             assert counted.success_when_applied + counted.failure_when_applied == model.applied[key]
 
+    def _check_relationships(self, relationships: dict[UUID, ms.Relationship], episodes: Collection[UUID]) -> None:
+        """One that was acknowledged is stored, or kept as a conflict: two replicas may close a cycle together."""
+        graph = nx.DiGraph([(one.from_id, one.to_id) for one in relationships.values() if one.kind == "blocks"])
+        assert nx.is_directed_acyclic_graph(graph)
+        stored = {_ends(one) for one in relationships.values()}
+        assert len(stored) == len(relationships)
+        for client in self.clients:
+            kept = [one.mine for one in client.storage.conflicts.iterate() if one.kind == "relationship"]
+            stored |= {_ends(ms.Relationship.model_validate(mine)) for mine in kept}
+        expected = self.model.relationships - self.model.deleted_relationships
+        missing = [one for one in expected - stored if one[0] in episodes and one[2] in episodes]
+        assert not missing, "a relationship was lost in silence"
+
+    def _check_checkpoints(self, checkpoints: dict[UUID, Any], episodes: Collection[UUID]) -> None:
+        kept = {one.object_id for client in self.clients for one in client.storage.conflicts.iterate()}
+        expected = {key for key, episode in self.model.checkpoints.items() if episode in episodes}
+        assert expected <= checkpoints.keys() | kept, "a checkpoint was lost in silence"
+
     def _check_edits(self, episodes: dict[UUID, ms.Episode]) -> None:
         """An edit is in the end's field, or under a later edit of a client that had seen it, or kept as a conflict."""
         seen = {key: self._with_parents(_texts(one.model_dump(mode="json"))) for key, one in episodes.items()}
@@ -450,13 +508,20 @@ def _texts(episode: dict[str, Any] | None) -> list[str]:
     return [episode["task_description"], episode["context"]["domain"]] if episode else []
 
 
+def _ends(one: ms.Relationship) -> tuple[UUID, str, UUID]:
+    return one.from_id, one.kind, one.to_id
+
+
 def contents(storage: ms.MemoryStorage) -> dict[str, dict[Any, Any]]:
     """Return everything that a storage has, by kind and id."""
+    of = {"namespace": storage.namespace}
     return {
         "episodes": {one.id: one for one in storage.episodes.iterate(archived=None)},
         "patterns": {one.id: one for one in storage.patterns.iterate()},
         "embeddings": {(one.owner_id, one.model): one for one in storage.embeddings.iterate()},
         "places": {one.id: one for one in storage.spatiotemporal.iterate()},
+        "relationships": {one.id: one for one in storage.relationships.iterate()},
+        "checkpoints": {UUID(row[0]): row for row in storage._context.executor.read(_CHECKPOINTS.bind(**of))},
     }
 
 

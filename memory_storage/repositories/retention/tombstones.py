@@ -146,7 +146,7 @@ def erase_traces(names: Sequence[tuple[str, str]]) -> list[BatchStep]:
         *(
             f"DELETE FROM sync_conflicts WHERE seq IN (SELECT t.seq FROM json_each(?)"
             f" CROSS JOIN sync_conflicts AS t ON {named.format(name)})"
-            for name in ("object_id", "episode_id")
+            for name in ("object_id", "episode_id", "mine ->> '$.to_id'")  # the last one of relationships
         ),
         "DELETE FROM sync_wanted WHERE (namespace, episode_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
         *(f"""{logged} ON t.kind = {kind} AND {named.format('"key"')} AND {is_pushed})""" for kind in (1, 3)),
