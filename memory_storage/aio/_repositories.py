@@ -2924,7 +2924,8 @@ class AsyncConflictRepository(Mirror):
         A row that was deleted at the server is written again, an episode with its steps.
 
         Raises:
-            NotFoundError: There is no such conflict, or the episode of a step or place no longer exists.
+            NotFoundError: There is no such conflict, or the episode of a step, place or relationship no longer exists.
+            ValidationError: A relationship would close a cycle that its kind forbids.
             ConflictError: The row was changed by another thread. Nothing was stored.
         """
         await self._caller.run(lambda: self._sync().take_mine(conflict_id))
@@ -3312,11 +3313,11 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
     ) -> models.ErasureResult:
         """Erase an episode of this namespace, or a whole namespace, irreversibly. Idempotent.
 
-        Steps, vectors and places are erased with it, from every table and index, as is what the doctor has quarantined
-        of it; with a namespace its items and logs too. The episode is removed from the evidence of patterns; a pattern
-        without other evidence is erased too. A digest of each id is kept as a tombstone, so that no stale copy is
-        imported or saved again; not of items and records, whose keys may be used again. Backups and exports are not
-        changed.
+        Steps, vectors, places, relationships and checkpoints are erased with it, from every table and index, as is what
+        the doctor has quarantined of it; with a namespace its items and logs too. The episode is removed from the
+        evidence of patterns; a pattern without other evidence is erased too. A digest of each id is kept as a
+        tombstone, so that no stale copy is imported or saved again; not of items and records, whose keys may be used
+        again. Backups and exports are not changed.
 
         Args:
             episode: The id of an episode of this namespace.

@@ -173,7 +173,7 @@ def _content_of(kind: int, row: Mapping[str, Any], document: str) -> dict[str, A
 
 
 def _is_equal(base: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    """Return whether the content of a base is that of a row, of whose floats SQLite writes 15 digits into a base."""
+    """Return whether the content of a base is that of a row, of whose floats an older SQLite writes 15 digits."""
     return all(
         math.isclose(one, content[name], rel_tol=1e-14)
         if isinstance(one, float) and isinstance(content[name], float)

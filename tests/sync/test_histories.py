@@ -1,9 +1,9 @@
 """Histories of replicas and a server, with faults at every hand-over, against a plain model.
 
 A replica saves, appends, edits, relates, completes, archives, deletes, erases and counts, without a line and with one
-that loses requests and responses, and delivers requests late; another replica syncs between two requests; a replica is killed at
-any of its transactions; a file is copied, and both are used; and clocks are off by a year. After all have synced twice
-without faults, all are equal to each other, to the server and to the model.
+that loses requests and responses, and delivers requests late; another replica syncs between two requests; a replica is
+killed at any of its transactions; a file is copied, and both are used; and clocks are off by a year. After all have
+synced twice without faults, all are equal to each other, to the server and to the model.
 """
 
 from __future__ import annotations
