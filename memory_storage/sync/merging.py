@@ -174,12 +174,12 @@ def _content_of(kind: int, row: Mapping[str, Any], document: str) -> dict[str, A
 
 def _is_equal(base: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
     """Return whether the content of a base is that of a row, of whose floats an older SQLite writes 15 digits."""
-    return all(
-        math.isclose(one, content[name], rel_tol=1e-14)
-        if isinstance(one, float) and isinstance(content[name], float)
-        else one == content[name]
-        for name, one in base.items()
-    )
+    for name, one in base.items():
+        other = content[name]
+        is_rounded = isinstance(one, float) and isinstance(other, float)
+        if one != other and not (is_rounded and math.isclose(one, other, rel_tol=1e-14)):
+            return False
+    return True
 
 
 def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:

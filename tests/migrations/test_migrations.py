@@ -24,6 +24,7 @@ import memory_storage as ms
 from memory_storage import migrate, schema
 from memory_storage.embedders import FunctionEmbedder
 from tests.checks import assert_consistent, dump, row_counts, schema_of, schema_of_file
+from tests.test_forget import insert_checkpoint
 
 CHECKOUT = Path(__file__).parents[2]
 MODEL = "a-model"
@@ -125,7 +126,7 @@ def test_vectors_of_an_older_schema_are_found_and_stay(storage: ms.MemoryStorage
     migrate.upgrade(storage.engine)
     assert (list(storage.embeddings.iterate()), storage.embeddings.index.status()) == (before, models)
     assert len(storage.episodes.similar_to([1.0, 2.0], model=model)) == 1
-    assert storage.embeddings.embed(FunctionEmbedder(lambda texts: [[3.0, 4.0] for _ in texts], model=model)) == 1
+    assert storage.embeddings.embed(FunctionEmbedder(lambda texts: [[3.0, 4.0] for _ in texts], model=model)) == 2
     storage.embeddings.put("episode", episode.id, [2.0, 1.0], model=model)
     assert_consistent(storage.engine)
 
@@ -206,6 +207,7 @@ def _fill(storage: ms.MemoryStorage) -> None:
     )
     storage.items.put(("a",), "k", {"b": 1}, vectors={"$": [1.0, 2.0]}, model=MODEL)
     storage.logs.append("log", [1])
+    insert_checkpoint(storage, episode.id, "state")
     storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
 
 

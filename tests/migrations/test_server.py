@@ -21,6 +21,7 @@ from tests.checks import assert_consistent, dump, row_counts, schema_of
 from tests.proxy import Proxy
 from tests.raising import raises
 from tests.server.tokens import Key, token
+from tests.test_forget import insert_checkpoint
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -65,6 +66,7 @@ def _fill(engine: Engine) -> ms.Episode:
     )
     storage.items.put(("a",), "k", 1, vectors={"$": [1.0, 2.0]}, model="m")
     storage.logs.append("log", [1])
+    insert_checkpoint(storage, episode.id, "state")
     storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
     return episode
 
