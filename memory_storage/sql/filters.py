@@ -32,6 +32,9 @@ Conditions = tuple[str, ...]
 Condition = tuple[str, str]
 """A condition in both forms: to find rows by an index, and to test a row at hand by itself."""
 
+IS_CHILD = """seq IN (SELECT child.seq FROM relationships AS r CROSS JOIN episodes AS child
+            ON child.namespace = r.namespace AND child.id = r.to_id
+            WHERE r.namespace = :namespace AND r.from_id = :child_of AND r.kind = 'parent_child')"""
 # Comparisons of one column with one value. Ranges of time are half-open, so adjacent ranges share no row.
 _PLAIN = {
     **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
@@ -42,9 +45,7 @@ _PLAIN = {
     "until": "started_at < :until",
     "completed_since": "completed_at >= :completed_since",
     "completed_until": "completed_at < :completed_until",
-    # Ids, not `seq`: the children of one episode are few, and the index of its relationships has their ids.
-    "child_of": """id IN (SELECT to_id FROM relationships
-            WHERE namespace = :namespace AND from_id = :child_of AND kind = 'parent_child')""",
+    "child_of": IS_CHILD,
     "min_success_rate": "success_rate >= :min_success_rate",
     "min_occurrences": "occurrence_count >= :min_occurrences",
 }

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, get_args
 from uuid import UUID
 
@@ -442,3 +443,34 @@ _ALLOWED = re.compile(
         )""",
     re.VERBOSE,
 )
+
+
+def test_walks_and_children_are_looked_up_in_indexes(filled: ms.MemoryStorage):
+    episodes, relationships = filled.episodes, filled.relationships
+    ids = [one.id for one in episodes.query(limit=3)]
+    for kind in ("parent_child", "related_to"):
+        relationships.add(ids[0], ids[1], kind)
+    calls: list[Callable[[], object]] = [
+        lambda: episodes.query(child_of=ids[0]),
+        lambda: episodes.count(child_of=ids[0], archived=None, domain="domain-1"),
+        lambda: list(episodes.iterate(child_of=ids[0])),
+        lambda: relationships.add(ids[1], ids[2], "parent_child"),
+        lambda: relationships.topological_order(ids[0]),
+    ]
+    for kind in ("parent_child", None):
+        calls += [
+            partial(relationships.query, ids[0], kind=kind),
+            partial(relationships.ancestors, ids[0], kind),
+            partial(relationships.descendants, ids[0], kind),
+            partial(relationships.path, ids[0], ids[1], kind),
+        ]
+    for call in calls:
+        with spied(filled.engine) as batches:
+            call()
+        for step in (step for batch in batches for step in own_steps(batch)):
+            lines = _plan(filled, step)
+            read = [line for line in lines if re.search(r"\b(relationships|episodes|r|e|child|source|target)\b", line)]
+            assert read, lines
+            for line in read:
+                assert line.startswith("SEARCH "), line
+                assert re.search(r"\((rowid=\?|namespace=\? AND \w+=\?)", line), line

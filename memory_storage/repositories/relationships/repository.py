@@ -268,7 +268,7 @@ class RelationshipRepository(Repository):
         Raises:
             ValidationError: An argument is invalid.
         """
-        values = {"episode_id": as_id(from_id, "from_id"), "to_id": as_id(to_id, "to_id"), **_kind_values(kind)}
+        values = {"from_id": as_id(from_id, "from_id"), "episode_id": as_id(to_id, "to_id"), **_kind_values(kind)}
         statement = sql.path(of_kind=kind is not None)
         step = statement.bind(namespace=self._session.namespace, max_depth=_checked_depth(max_depth), **values)
         return [UUID(key) for (key,) in self._session.read(step)]

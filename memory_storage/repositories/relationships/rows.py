@@ -15,11 +15,13 @@ def relationship_from_row(row: Row) -> Relationship:
     """Return the relationship of a row; CorruptDataError if it cannot be decoded."""
     key, from_id, to_id, kind, weight, created_at, document = row
     try:
-        ids = {"id": UUID(key), "from_id": UUID(from_id), "to_id": UUID(to_id)}
+        ids = [UUID(one) for one in (key, from_id, to_id)]
     except (ValueError, AttributeError) as error:
         raise corrupt_error("relationships", key) from error
     return Relationship.model_construct(
-        **ids,
+        id=ids[0],
+        from_id=ids[1],
+        to_id=ids[2],
         kind=kind,
         weight=weight,
         metadata=decode_metadata(document, key),

@@ -154,17 +154,19 @@ FROM descendants AS d CROSS JOIN episodes AS e ON e.namespace = :namespace AND e
 @lru_cache(maxsize=4)
 def path(*, of_kind: bool) -> SqlTemplate:
     """Return the statement of a shortest path: the IDs, in its order."""
-    walk = _walk(forwards=True, of_kind=of_kind, until="walk.depth < :max_depth AND walk.id <> :to_id")
-    # From the end backwards, each time to an episode that is one nearer to the beginning: the one with the least ID.
+    # From the end: an episode mostly has fewer ancestors than another one has descendants.
+    walk = _walk(forwards=False, of_kind=of_kind, until="walk.depth < :max_depth AND walk.id <> :from_id")
+    # Then from the beginning, each time to an episode that is one nearer to the end: the one with the least ID. The plus
+    # keeps the engine from an index in the order of `to_id`, which has the relationships of all episodes.
     return SqlTemplate(f"""
 WITH RECURSIVE {walk},
 nearest AS MATERIALIZED (SELECT id, min(depth) AS depth FROM walk GROUP BY id),
-back (id, depth) AS (
-    SELECT id, depth FROM nearest WHERE id = :to_id
+path (id, remaining) AS (
+    SELECT id, depth FROM nearest WHERE id = :from_id
     UNION ALL SELECT (
-        SELECT r.from_id FROM relationships AS r CROSS JOIN nearest AS n ON n.id = r.from_id
-        WHERE r.namespace = :namespace AND r.to_id = back.id{_of_kind(of_kind)} AND n.depth = back.depth - 1
-        ORDER BY r.from_id LIMIT 1), back.depth - 1
-    FROM back WHERE back.depth > 0)
-SELECT id FROM back ORDER BY depth
+        SELECT r.to_id FROM relationships AS r CROSS JOIN nearest AS n ON n.id = r.to_id
+        WHERE r.namespace = :namespace AND r.from_id = path.id{_of_kind(of_kind)} AND n.depth = path.remaining - 1
+        ORDER BY +r.to_id LIMIT 1), path.remaining - 1
+    FROM path WHERE path.remaining > 0)
+SELECT id FROM path ORDER BY remaining DESC
 """)
