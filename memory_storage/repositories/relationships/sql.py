@@ -157,7 +157,7 @@ def path(*, of_kind: bool) -> SqlTemplate:
     # From the end: an episode mostly has fewer ancestors than another one has descendants.
     walk = _walk(forwards=False, of_kind=of_kind, until="walk.depth < :max_depth AND walk.id <> :from_id")
     # Then from the beginning, each time to an episode that is one nearer to the end: the one with the least ID. The plus
-    # keeps the engine from an index in the order of `to_id`, which has the relationships of all episodes.
+    # keeps the engine from an index in the order of `to_id`, which holds the relationships of all episodes.
     return SqlTemplate(f"""
 WITH RECURSIVE {walk},
 nearest AS MATERIALIZED (SELECT id, min(depth) AS depth FROM walk GROUP BY id),
