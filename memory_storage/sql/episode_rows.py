@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import NotRequired, TypedDict
 
-from memory_storage.errors import CorruptDataError
+from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import (
     Complexity,
     Episode,
@@ -187,6 +187,32 @@ def encode_step(step: Step) -> tuple[Any, ...]:
             pass
     _, read = encode(Step, step)
     return _encode_steps([read], is_checked=True)[0]
+
+
+def encode_steps(steps: Sequence[Step], field: str) -> list[tuple[Any, ...]]:
+    """Return the values of the rows of several steps, each from the number on.
+
+    Args:
+        steps: The steps, without numbers.
+        field: The path that an error gives them.
+
+    Raises:
+        ValidationError: as for `encode_episode`; or two of them have one ID.
+    """
+    if all(type(step) is Step for step in steps):
+        try:
+            return _encode_steps(steps)
+        except _DOUBTFUL:
+            pass
+    read = [encode(Step, step, f"{field}.{number}" if len(steps) > 1 else "")[1] for number, step in enumerate(steps)]
+    if len({step.id for step in read}) != len(read):
+        raise ValidationError(field, "each id once", [str(step.id) for step in read])
+    return _encode_steps(read, is_checked=True)
+
+
+def steps_of_values(rows: Sequence[tuple[Any, ...]], numbers: Sequence[int]) -> list[Step]:
+    """Return the steps of `encode_steps` with the numbers that the store has given them."""
+    return decode_steps([_read_again((number, *row[1:])) for row, number in zip(rows, numbers, strict=True)])
 
 
 def step_of_values(row: tuple[Any, ...], number: int) -> Step:

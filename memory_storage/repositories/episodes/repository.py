@@ -43,6 +43,7 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.repositories.steps import sql as steps_sql
+from memory_storage.repositories.steps.appending import append_steps
 from memory_storage.search.planner import find_hits
 from memory_storage.search.request import SearchRequest, Weights, embed_query, embed_text
 from memory_storage.search.statement import EPISODES
@@ -230,6 +231,27 @@ class EpisodeRepository(Repository):
             rows, conflict = (), error
         number = rows[0][0] if rows else self._resolve_append(step, values, limit, conflict)
         return step_of_values(row, number)
+
+    @operation
+    def append_steps(self, episode_id: UUID | str, steps: Sequence[Step]) -> list[Step]:
+        """Append steps atomically, in one round trip; the storage assigns their numbers, in their order.
+
+        A step that is stored already, as it is given, is not appended again: the same call twice stores each step once.
+        The version of the episode does not change.
+
+        Args:
+            episode_id: The ID of the episode.
+            steps: The steps, without numbers.
+
+        Returns:
+            The stored steps, with their numbers, in the order of `steps`.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ConflictError: Another step has the ID of one of them.
+            ValidationError: A step has a number already, or exceeds a limit; or two have one ID.
+        """
+        return append_steps(self._session, as_id(episode_id, "episode_id"), steps)
 
     @operation
     def complete(

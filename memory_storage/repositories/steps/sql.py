@@ -21,9 +21,9 @@ RETURNING step_number
 """)
 
 # After a refused append: whether the id is taken, and by the same step.
-_COMPARED = [name for name in STEP_COLUMNS if name not in {"namespace", "id", "step_number", "words"}]
+COMPARED = [name for name in STEP_COLUMNS if name not in {"namespace", "id", "step_number", "words"}]
 STORED_STEP = SqlTemplate(f"""
-SELECT step_number, {" AND ".join(f"{name} IS :{name}" for name in _COMPARED)}
+SELECT step_number, {" AND ".join(f"{name} IS :{name}" for name in COMPARED)}
 FROM steps WHERE namespace = :namespace AND id = :id
 """)
 
