@@ -32,8 +32,9 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
-from .recording import Run
+from .recording import Run, StepBuffer
 from .recording.decorator import CallRecorder
+from .recording.step_buffer import flush_buffers
 from .repositories import ItemRepository, LogRepository
 from .repositories.retention.erasure import erase_items_and_logs
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
@@ -43,7 +44,7 @@ from .search.vector_index import Progress, VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
 from .settings import MEMORY, Settings, hidden, hidden_token
 from .sql.statement import to_micros
-from .sql.validation import aware, flag, function, to_list
+from .sql.validation import as_id, aware, flag, function, to_list
 from .sql.validation import embedder as as_embedder
 
 if TYPE_CHECKING:  # sync is imported when a storage has a server
@@ -454,6 +455,7 @@ class MemoryStorage(Repositories):
         metadata: Mapping[str, Any] | None = None,
         recalled: models.Recall | UUID | str | None = None,
         redact: Callable[[str], str] | None = None,
+        buffered: bool = False,
     ) -> Run:
         """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
 
@@ -470,6 +472,8 @@ class MemoryStorage(Repositories):
             metadata: Further data, a JSON object.
             recalled: What was recalled for the task, or its id: see `recall`.
             redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
+            buffered: Whether steps are stored later, many in one round trip: see `buffered_steps`. They have no number
+                then when they are returned, and are stored before the outcome.
 
         Returns:
             The run. It saves nothing before it is entered.
@@ -487,7 +491,36 @@ class MemoryStorage(Repositories):
             metadata=metadata or {},
             started_at=self._session.now(),
         )
-        return Run(self.episodes, self._session, episode, redact, recalled)
+        buffer = StepBuffer(self.episodes, episode.id) if flag("buffered", buffered) else None
+        return Run(self.episodes, self._session, episode, redact, recalled, buffer)
+
+    def buffered_steps(
+        self,
+        episode_id: UUID | str,
+        *,
+        max_steps: int = 1_000,
+        max_bytes: int = 4_000_000,
+        max_seconds: float | None = 1.0,
+    ) -> StepBuffer:
+        """Return a buffer of steps: `with storage.buffered_steps(id) as buffer: buffer.add(step)`. No round trip.
+
+        A thread stores the steps, many in one round trip. `buffer.flush()` returns once all that were added are stored.
+
+        Args:
+            episode_id: The ID of the episode. Whether it exists is known when the first steps are stored.
+            max_steps: How many steps may wait before they are stored.
+            max_bytes: How many bytes of steps may wait before they are stored.
+            max_seconds: How long a step waits at most, in seconds; None: no thread stores them, and `add` does when the
+                buffer is full.
+
+        Returns:
+            The buffer. Close it, or use it in a `with` block.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        key = UUID(as_id(episode_id, "episode_id"))
+        return StepBuffer(self.episodes, key, max_steps=max_steps, max_bytes=max_bytes, max_seconds=max_seconds)
 
     @overload
     def recorded(self, work: Callable[P, T], /) -> Callable[P, T]: ...
@@ -744,8 +777,11 @@ class MemoryStorage(Repositories):
     def close(self) -> None:
         """Close the connections that `open` has opened, for all namespaces; later calls raise UnavailableError.
 
-        What is not embedded yet is embedded first, for at most 10 seconds. An in-memory database is lost.
+        Buffered steps are stored first. What is not embedded yet is embedded then, for at most 10 seconds. An in-memory
+        database is lost.
         """
+        if self._owns_memory:
+            flush_buffers(self.meter)
         if self._owns_memory and self._queue is not None:
             self._queue.close(embeds=self._owns_engine and self.settings.database != MEMORY)
         if self._owns_memory and self._context.memory:

@@ -1,5 +1,6 @@
-"""Recording of runs while they happen: `storage.record` and `storage.recorded`."""
+"""Recording of runs while they happen: `storage.record`, `storage.recorded` and `storage.buffered_steps`."""
 
 from .run import Run, TimedStep, current_run
+from .step_buffer import StepBuffer
 
-__all__ = ["Run", "TimedStep", "current_run"]
+__all__ = ["Run", "StepBuffer", "TimedStep", "current_run"]

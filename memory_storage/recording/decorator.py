@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 from memory_storage.errors import ValidationError
 from memory_storage.models.display import shortened
 
-from .run import Run, current_run, note_failure, set_current_run
-from .values import Redact
+from .run import Run, current_run, set_current_run
+from .values import Redact, note_failure
 
 P = ParamSpec("P")
 R = TypeVar("R")

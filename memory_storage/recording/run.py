@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -20,9 +19,9 @@ from memory_storage.models.model import JsonObject
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.settings import Limits
 
-from .values import Capture, Redact, error_text
+from .step_buffer import StepBuffer
+from .values import Capture, Redact, error_text, note_failure
 
-_log = logging.getLogger("memory_storage.recording")
 _current: ContextVar[Run | None] = ContextVar("memory_storage_run", default=None)
 
 PARENT = "parent_episode"
@@ -78,8 +77,9 @@ class Run(Unpicklable):
         episode: Episode,
         redact: Redact | None = None,
         recalled: Recall | UUID | str | None = None,
+        buffer: StepBuffer | None = None,
     ) -> None:
-        self._episodes, self._session, self._redact = episodes, session, redact
+        self._episodes, self._session, self._redact, self._buffer = episodes, session, redact, buffer
         self._outer: Run | None = None
         self._is_entered = self._is_complete = False
         self._last_step = 0
@@ -118,13 +118,17 @@ class Run(Unpicklable):
         self.episode = self._episodes.save(self.episode.model_copy(update={"metadata": metadata}))
 
     def _end(self, output: object, error: BaseException | None) -> None:
-        """Complete the episode, unless the caller has done so."""
+        """Complete the episode, unless the caller has done so. Close the buffer."""
         if self._is_complete:
+            if self._buffer is not None:
+                self._buffer.close()
             return
         if error is None:
             self.complete(self._capture().text("verdict", output))
         else:
             self.complete(self._capture().ending(error, self._last_step))
+        if self._buffer is not None:
+            self._buffer.close()
 
     def step(
         self,
@@ -138,7 +142,7 @@ class Run(Unpicklable):
         tokens_used: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Step:
-        """Append a finished step. A retry of the storage does not append it twice.
+        """Append a finished step. A retry of the storage does not append it twice. A buffered run stores it later.
 
         Args:
             tool: The name of the tool.
@@ -151,7 +155,7 @@ class Run(Unpicklable):
             metadata: Further data.
 
         Returns:
-            The stored step, with its number.
+            The stored step, with its number; of a buffered run without.
 
         Raises:
             ValidationError: Both an output and an error are given, or a field is invalid.
@@ -210,6 +214,8 @@ class Run(Unpicklable):
         Raises:
             ValidationError: The outcome is invalid, or a limit is exceeded.
         """
+        if self._buffer is not None:
+            self._buffer.flush()
         ending = Success(verdict=self._capture().text("verdict", outcome)) if isinstance(outcome, str) else outcome
         self.episode = self._episodes.complete(
             self.id, ending, reward=reward, reflection=reflection, recalled=self.recalled
@@ -245,7 +251,16 @@ class Run(Unpicklable):
             metadata=capture.metadata(metadata),
         )
 
+    def flush(self) -> None:
+        """Store the steps of a buffered run now: see `StepBuffer.flush`. Of another one, they are stored already."""
+        if self._buffer is not None:
+            self._buffer.flush()
+
     def _append(self, step: Step) -> Step:
+        if self._buffer is not None:
+            self._buffer.add(step)
+            self._last_step = self._buffer.pending + self._buffer.stored
+            return step
         stored = self._episodes.append_step(self.id, step)
         self._last_step = max(self._last_step, stored.step_number or 0)
         return stored
@@ -300,16 +315,3 @@ class TimedStep:
             if error is None:
                 raise
             note_failure(f"a step of episode {self._run.id} was not stored", problem, error)
-
-
-def note_failure(what: str, problem: Exception, error: BaseException | None = None) -> None:
-    """Log that something was not stored, and add it to the notes of the caller's exception.
-
-    Args:
-        what: What was not stored.
-        problem: Why.
-        error: The caller's exception, which is raised further.
-    """
-    _log.warning("%s: %s: %s", what, type(problem).__name__, problem)
-    if error is not None and hasattr(error, "add_note"):  # since Python 3.11
-        error.add_note(f"{what}: {type(problem).__name__}: {problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from memory_storage.models import Abstained, Failure, Outcome, StepError, StepOk
 from memory_storage.models.model import JsonObject
 from memory_storage.settings import Limits
 from memory_storage.sql.validation import replace_unstorable
+
+_log = logging.getLogger("memory_storage.recording")
 
 NOT_STORED = "not_stored"
 """The key in a step's metadata that names what was replaced, each with its size in bytes of JSON."""
@@ -171,3 +174,16 @@ def _cut(text: str, head: int, tail: int) -> str:
 
 def _type_name(value: object) -> str:
     return f"<{type(value).__qualname__}>"
+
+
+def note_failure(what: str, problem: Exception, error: BaseException | None = None) -> None:
+    """Log that something was not stored, and add it to the notes of the caller's exception.
+
+    Args:
+        what: What was not stored.
+        problem: Why.
+        error: The caller's exception, which is raised further.
+    """
+    _log.warning("%s: %s: %s", what, type(problem).__name__, problem)
+    if error is not None and hasattr(error, "add_note"):  # since Python 3.11
+        error.add_note(f"{what}: {type(problem).__name__}: {problem}")

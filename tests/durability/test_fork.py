@@ -70,3 +70,18 @@ def _sees_nothing_of(storage: ms.MemoryStorage, episode: ms.Episode) -> None:
 def _append(storage: ms.MemoryStorage, episode: object) -> None:
     for number in range(STEPS):
         storage.episodes.append_step(episode, ms.Step(tool="worker", action=f"{number}"))
+
+
+def test_a_forked_child_begins_with_an_empty_buffer(database: Path, local_engine: str):
+    with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
+        key = storage.episodes.save(ms.Episode(task_description="shared")).id
+        with storage.buffered_steps(key, max_seconds=60) as buffer:
+            buffer.add(ms.Step(tool="parent"))
+
+            def work() -> None:
+                assert buffer.pending == 0
+                buffer.add(ms.Step(tool="child"))
+                buffer.close()
+
+            succeeds(forked(work))
+        assert [step.tool for step in storage.steps.iterate(key)] == ["child", "parent"]

@@ -18,8 +18,8 @@ from memory_storage.models import Abstained, Outcome, Recall, Success, TaskConte
 from memory_storage.models.model import JsonObject
 from memory_storage.recall import RecallRequest
 from memory_storage.recording import Run
-from memory_storage.recording.run import note_failure, set_current_run
-from memory_storage.recording.values import Capture, Redact, fitting_task
+from memory_storage.recording.run import set_current_run
+from memory_storage.recording.values import Capture, Redact, fitting_task, note_failure
 from memory_storage.storage import MemoryStorage
 
 SOURCE = "pydantic-ai"

@@ -22,19 +22,16 @@ from .sql import COMPARED
 _MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
 _Row = tuple[Any, ...]
 
+_STORED, _VALUES = (", ".join(f"{table}.{name}" for name in COMPARED) for table in ("stored", "given"))
 _GIVEN = "WITH given (place, {columns}) AS (VALUES {rows})"
-_SAME = f"""stored.namespace = given.namespace AND stored.id = given.id
-        AND ({", ".join(f"stored.{name}" for name in COMPARED)}) IS ({", ".join(f"given.{name}" for name in COMPARED)})"""
+_SAME = f"stored.namespace = given.namespace AND stored.id = given.id AND ({_STORED}) IS ({_VALUES})"
+_NUMBER = "last.number + row_number() OVER (ORDER BY given.place)"
+_NUMBERED = ", ".join(_NUMBER if name == "step_number" else f"given.{name}" for name in STEP_COLUMNS)
 # The number is assigned under the write lock. A step that is stored as it is given is left out, so that a repetition
 # appends nothing twice; constraints refuse a step of another content, or of a missing episode.
 _APPEND = f"""{_GIVEN}
 INSERT INTO steps ({{columns}})
-SELECT {
-    ", ".join(
-        "last.number + row_number() OVER (ORDER BY given.place)" if name == "step_number" else f"given.{name}"
-        for name in STEP_COLUMNS
-    )
-}
+SELECT {_NUMBERED}
 FROM given CROSS JOIN (SELECT coalesce(max(step_number), 0) AS number FROM steps
     WHERE namespace = ? AND episode_id = ?) AS last
 WHERE NOT EXISTS (SELECT 1 FROM steps AS stored WHERE {_SAME})
@@ -69,7 +66,7 @@ def append_steps(session: SessionProtocol, episode_id: str, steps: Sequence[Step
         episode_id: The ID of the episode.
         steps: The steps, without numbers.
     """
-    rows = _encoded(session, to_list(steps, "steps"))
+    rows = encode_appended(session, to_list(steps, "steps"))
     if not rows:
         return []
     key = {"namespace": session.namespace, "episode_id": episode_id}
@@ -88,7 +85,7 @@ def append_steps(session: SessionProtocol, episode_id: str, steps: Sequence[Step
     return steps_of_values(rows, [stored[row[1]] for row in rows])
 
 
-def _encoded(session: SessionProtocol, steps: list[Step]) -> list[_Row]:
+def encode_appended(session: SessionProtocol, steps: Sequence[Step]) -> list[_Row]:
     """Return the rows of the steps, from the number on; ValidationError if one cannot be appended."""
     for place, step in enumerate(steps):
         if getattr(step, "step_number", None) is not None:
