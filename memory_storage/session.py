@@ -22,6 +22,7 @@ from .models import OwnerType
 from .monitoring import AuditRecord, Meter, Operation, named_operation
 from .repositories import (
     AnalyticsRepository,
+    CheckpointRepository,
     EmbeddingRepository,
     EpisodeRepository,
     ItemRepository,
@@ -217,6 +218,11 @@ class Repositories(dbapi.Unpicklable):
     def relationships(self) -> RelationshipRepository:
         """Relationships between episodes, and walks along them."""
         return RelationshipRepository(self._session)
+
+    @_made_when_used
+    def checkpoints(self) -> CheckpointRepository:
+        """States of episodes from which their work can be resumed."""
+        return CheckpointRepository(self._session)
 
     def _use(self, session: Session) -> None:
         """Replace the session, and drop the repositories that were made over the one before."""

@@ -22,6 +22,7 @@ from .analytics import (
     ToolUse,
     Trend,
 )
+from .checkpoint import Checkpoint, Handoff
 from .embedding import (
     Embedding,
     EmbeddingMode,
@@ -128,6 +129,7 @@ __all__ = [
     "AnyPattern",
     "Box",
     "Change",
+    "Checkpoint",
     "CircuitBreakerStatus",
     "CircuitState",
     "Complexity",
@@ -157,6 +159,7 @@ __all__ = [
     "Figures",
     "GetItem",
     "GroupFigures",
+    "Handoff",
     "Health",
     "HealthCheck",
     "HealthStatus",

@@ -6,6 +6,7 @@ from memory_storage.search.vector_index import VectorIndex
 from memory_storage.sql.session import SessionProtocol
 
 from .analytics.repository import AnalyticsRepository
+from .checkpoints.repository import CheckpointRepository
 from .embeddings.repository import EmbeddingRepository
 from .episodes.repository import EpisodeRepository
 from .items.repository import ItemRepository
@@ -18,6 +19,7 @@ from .steps.repository import StepRepository
 
 __all__ = [
     "AnalyticsRepository",
+    "CheckpointRepository",
     "EmbeddingRepository",
     "EpisodeRepository",
     "EpisodesByLocation",

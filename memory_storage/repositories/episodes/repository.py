@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -18,10 +18,12 @@ from memory_storage.dbapi import RowCountError
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
+    Checkpoint,
     Direction,
     Episode,
     EpisodeFilter,
     EpisodeFilters,
+    Handoff,
     Hits,
     Outcome,
     Page,
@@ -31,8 +33,11 @@ from memory_storage.models import (
     SearchFilters,
     SearchMode,
     Step,
+    new_id,
 )
 from memory_storage.monitoring import operation
+from memory_storage.repositories.checkpoints.adding import add_checkpoint
+from memory_storage.repositories.checkpoints.handoff import build_handoff
 from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.retention.tombstones import (
     assert_not_tombstoned,
@@ -363,6 +368,105 @@ class EpisodeRepository(Repository):
             now=values["now"],
         )
         return [check, *([] if opening is None else [patterns_sql.COUNT_AS.bind(opening=opening)]), record]
+
+    @operation
+    def checkpoint(
+        self,
+        episode_id: UUID | str,
+        label: str,
+        *,
+        state: Mapping[str, Any] | None = None,
+        step_number: int | None = None,
+    ) -> Checkpoint:
+        """Store a state of the episode from which its work can be resumed: see `handoff` and `resume`.
+
+        Args:
+            episode_id: The ID of the episode.
+            label: What it is called, in 1 to 200 characters.
+            state: What the agent needs to go on, a JSON object. Its key "next", a text or a list of texts, says what is
+                to be done next.
+            step_number: The number of the last step before it, or 0; by default that of the last step.
+
+        Returns:
+            The stored checkpoint. `storage.checkpoints` reads and deletes them.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ValidationError: An argument is invalid, the state exceeds a limit, or there is no step of this number.
+        """
+        return add_checkpoint(self._session, as_id(episode_id, "episode_id"), label, state, step_number)
+
+    @operation
+    def handoff(self, episode_id: UUID | str | Checkpoint) -> Handoff:
+        """Return what another agent, or a later session, needs to go on with the episode.
+
+        It is made of the episode, of its steps in short, of its latest checkpoint, and of the patterns that are related
+        to it. Give a checkpoint for what was known then: of the steps, those before it.
+
+        Args:
+            episode_id: The ID of the episode, or one of its checkpoints.
+
+        Returns:
+            The handoff: `handoff.to_markdown(max_chars=4_000)` is for a prompt.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+        """
+        if isinstance(episode_id, Checkpoint):
+            _, checkpoint = encode(Checkpoint, episode_id)
+            return build_handoff(self._session, str(checkpoint.episode_id), checkpoint)
+        return build_handoff(self._session, as_id(episode_id, "episode_id"), None)
+
+    @operation
+    def resume(self, checkpoint_id: UUID | str) -> Episode:
+        """Store a new episode that goes on from a checkpoint, and the relationship that it `follows` the other one.
+
+        The new episode has the task, context and tags of the other one, and its metadata with the IDs of both as
+        `resumed_from_episode` and `resumed_from_checkpoint`; it has no steps and no outcome. Each call stores another
+        episode. Two round trips: the checkpoint is read, and both rows are written in one transaction.
+
+        Args:
+            checkpoint_id: The ID of the checkpoint.
+
+        Returns:
+            The new episode.
+
+        Raises:
+            NotFoundError: The checkpoint does not exist, or its episode was deleted meanwhile.
+            ValidationError: The limit of episodes is exceeded (`limits.max_episodes`).
+        """
+        key = {"namespace": self._session.namespace, "id": as_id(checkpoint_id, "checkpoint_id")}
+        rows = self._session.read(sql.GET_HEAD_OF_CHECKPOINT.bind(**key))
+        if not rows:
+            raise NotFoundError("checkpoint", checkpoint_id)
+        before = episode_from_rows(rows)
+        origin = {"resumed_from_episode": str(before.id), "resumed_from_checkpoint": key["id"]}
+        episode = Episode(
+            task_description=before.task_description,
+            task_type=before.task_type,
+            context=before.context,
+            tags=before.tags,
+            metadata={**before.metadata, **origin},
+            started_at=self._session.now(),
+        )
+        encoded = self._encode_all([episode])
+        now = to_micros(self._session.now())
+        follows = sql.ADD_FOLLOWS.bind(
+            1,
+            namespace=self._session.namespace,
+            id=str(new_id()),
+            from_id=str(episode.id),
+            to_id=str(before.id),
+            checkpoint_id=key["id"],
+            now=now,
+        )
+        heads = [episode_values(encoded[0], self._session.namespace, 1, now, now, None)]
+        try:
+            self._write(sql.insert_episodes(heads), [follows], encoded, [episode.id])
+        except RowCountError as error:
+            raise NotFoundError("episode", before.id) from error
+        self._note_saved("episode", [episode.id])
+        return with_columns_of_row(encoded[0].episode, (1, now, now, None))
 
     @operation
     def archive(self, episode_id: UUID | str) -> Episode:

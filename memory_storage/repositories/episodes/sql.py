@@ -185,6 +185,17 @@ RESTORE = SqlTemplate("UPDATE episodes SET archived_at = NULL WHERE namespace = 
 DELETE = SqlTemplate("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
 GET_HEAD = SqlTemplate(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+GET_HEAD_OF_CHECKPOINT = SqlTemplate(f"""
+SELECT {HEAD_ROW} FROM checkpoints AS c CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = c.episode_id
+WHERE c.namespace = :namespace AND c.id = :id
+""")
+# From a new episode, so that no cycle is closed. No row is inserted if the checkpoint, or its episode, was deleted.
+ADD_FOLLOWS = SqlTemplate("""
+INSERT INTO relationships (namespace, id, from_id, to_id, kind, created_at, document)
+SELECT :namespace, :id, :from_id, c.episode_id, 'follows', :now,
+    json_object('metadata', json_object('checkpoint', c.id))
+FROM checkpoints AS c WHERE c.namespace = :namespace AND c.id = :checkpoint_id AND c.episode_id = :to_id
+""")
 HEADS = SqlTemplate(f"""
 SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
     AND e.id IN (SELECT value FROM json_each(:ids))

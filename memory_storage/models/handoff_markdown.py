@@ -1,0 +1,75 @@
+"""Markdown of a handoff, within the rules of `markdown.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic_core import to_json
+
+from memory_storage._formatting import counted
+
+from .markdown import COMPLETE, DETAILS, Detail, check_max_chars, code, inline, pattern_markdown, within
+
+if TYPE_CHECKING:  # it imports this module
+    from .checkpoint import Handoff
+
+_LEAST_ITEMS = 2  # of a section in the leanest rendering
+_LEAST_STATE = 200  # characters
+_STATE_FACTOR = 4  # a state is worth as many characters as this many outputs
+
+
+def handoff_markdown(handoff: Handoff, max_chars: int | None) -> str:
+    """Return a handoff as a heading and sections: what is next comes first, what was done last.
+
+    Args:
+        handoff: The handoff.
+        max_chars: The greatest number of characters; None for all of it.
+    """
+    check_max_chars(max_chars)
+    for detail in (COMPLETE, *DETAILS):
+        text = "\n".join(_lines(handoff, detail))
+        if max_chars is None or len(text) <= max_chars:
+            return text
+    return _beginning(list(_lines(handoff, DETAILS[-1])), max_chars or 0)
+
+
+def _beginning(lines: Sequence[str], max_chars: int) -> str:
+    """Return the lines from the first on that fit, without a title that nothing follows."""
+    count = total = 0
+    for count, line in enumerate(lines):
+        total += len(line) + 1
+        if total - 1 > max_chars:
+            break
+    shown = list(lines[:count])
+    while shown and (not shown[-1] or shown[-1].startswith("## ")):
+        shown.pop()
+    return "\n".join(shown) if shown else within(lambda _: lines[0], max_chars)
+
+
+def _lines(handoff: Handoff, detail: Detail) -> Iterator[str]:
+    checkpoint = handoff.checkpoint
+    yield f"# Handoff: {inline(handoff.goal, detail.text) or '(no description)'}"
+    yield from ("", f"- Episode: {handoff.episode_id}, {handoff.status}, {counted(handoff.steps, 'step')}")
+    if checkpoint is not None:
+        label = inline(checkpoint.label, detail.text)
+        yield f"- Checkpoint: {label}, after step {checkpoint.step_number} ({checkpoint.id})"
+    most = max(detail.steps, _LEAST_ITEMS)
+    # Of what failed and was done, the last items are the newest.
+    yield from _section("Next", [inline(text, detail.text) for text in handoff.next[:most]], len(handoff.next))
+    if handoff.state:
+        state = code(to_json(handoff.state).decode(), max(_STATE_FACTOR * detail.output, _LEAST_STATE))
+        yield from _section("State", [state], 1)
+    for title, texts in (("Failed", handoff.failed[::-1]), ("Worked", handoff.worked), ("Done", handoff.done[::-1])):
+        shown = [inline(text, detail.text) for text in texts[:most]]
+        yield from _section(title, shown if title == "Worked" else shown[::-1], len(texts))
+    patterns = handoff.patterns[: detail.notes]
+    yield from _section("Patterns", [pattern_markdown(one, detail).removeprefix("- ") for one in patterns], len(patterns))
+
+
+def _section(title: str, shown: Sequence[str], count: int) -> Iterator[str]:
+    if shown:
+        yield from ("", f"## {title}", "")
+        yield from (f"- {text}" for text in shown)
+        if count > len(shown):
+            yield f"- and {counted(count - len(shown), 'item')} that are not shown"

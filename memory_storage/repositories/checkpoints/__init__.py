@@ -1,0 +1,1 @@
+"""Checkpoints of episodes: the repository and its statements, and what is handed over from one."""
