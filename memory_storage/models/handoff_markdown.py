@@ -54,22 +54,26 @@ def _lines(handoff: Handoff, detail: Detail) -> Iterator[str]:
     if checkpoint is not None:
         label = inline(checkpoint.label, detail.text)
         yield f"- Checkpoint: {label}, after step {checkpoint.step_number} ({checkpoint.id})"
-    most = max(detail.steps, _LEAST_ITEMS)
-    # Of what failed and was done, the last items are the newest.
-    yield from _section("Next", [inline(text, detail.text) for text in handoff.next[:most]], len(handoff.next))
     if handoff.state:
-        state = code(to_json(handoff.state).decode(), max(_STATE_FACTOR * detail.output, _LEAST_STATE))
-        yield from _section("State", [state], 1)
-    for title, texts in (("Failed", handoff.failed[::-1]), ("Worked", handoff.worked), ("Done", handoff.done[::-1])):
-        shown = [inline(text, detail.text) for text in texts[:most]]
-        yield from _section(title, shown if title == "Worked" else shown[::-1], len(texts))
-    patterns = handoff.patterns[: detail.notes]
-    yield from _section("Patterns", [pattern_markdown(one, detail).removeprefix("- ") for one in patterns], len(patterns))
+        yield f"- State: {code(to_json(handoff.state).decode(), max(_STATE_FACTOR * detail.output, _LEAST_STATE))}"
+    most = max(detail.steps, _LEAST_ITEMS)
+    yield from _section("Next", "To do", handoff.next, most, detail)
+    yield from _section("Failed", "Failed", handoff.failed, most, detail, newest_last=True)
+    yield from _section("Worked", "Worked", handoff.worked, most, detail)
+    yield from _section("Done", "Done", handoff.done, most, detail, newest_last=True)
+    if patterns := handoff.patterns[: detail.notes]:
+        yield from ("", "## Patterns", "")
+        yield from (pattern_markdown(one, detail) for one in patterns)
 
 
-def _section(title: str, shown: Sequence[str], count: int) -> Iterator[str]:
-    if shown:
-        yield from ("", f"## {title}", "")
-        yield from (f"- {text}" for text in shown)
-        if count > len(shown):
-            yield f"- and {counted(count - len(shown), 'item')} that are not shown"
+def _section(
+    title: str, label: str, texts: Sequence[str], most: int, detail: Detail, *, newest_last: bool = False
+) -> Iterator[str]:
+    """Yield a section of a list, of whose texts the newest are shown. A text without a label could begin a heading."""
+    if not texts:
+        return
+    yield from ("", f"## {title}", "")
+    shown = texts[-most:] if newest_last else texts[:most]
+    yield from (f"- {label}: {inline(text, detail.text)}" for text in shown)
+    if left := len(texts) - len(shown):
+        yield f"- and {counted(left, 'item')} that {'is' if left == 1 else 'are'} not shown"
