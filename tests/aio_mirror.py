@@ -183,7 +183,7 @@ class _Generator:
     def _attributes(self, source: _Source) -> Iterator[str]:
         """Yield properties for the public attributes that `__init__` sets; what it declares can be set by a caller."""
         init = next(one for one in source.node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__")
-        parameters = {one.arg: one.annotation for one in init.args.args}
+        parameters = {one.arg: one.annotation for one in [*init.args.args, *init.args.kwonlyargs]}
         for name, annotation, value in _set_in(init):
             declared = annotation or (parameters.get(value.id) if isinstance(value, ast.Name) else None)
             assert declared is not None, f"{source.node.name}.{name} has no annotation"
@@ -232,7 +232,8 @@ class _Generator:
 
     def _property(self, node: ast.FunctionDef, source: _Source) -> str:
         assert node.returns is not None, node.name
-        kind = source.value(ast.unparse(node.returns))
+        name = ast.unparse(node.returns)
+        kind = source.value(name) or getattr(builtins, name, None)
         assert isinstance(kind, type), f"{node.name}: {ast.unparse(node.returns)}"
         if not issubclass(kind, Repository):
             self._names(node.returns, source)

@@ -317,6 +317,7 @@ class _BatchImporter:
             "embedding": target.embeddings.import_many,
             "place": target.spatiotemporal.import_many,
             "relationship": target.relationships.import_many,
+            "checkpoint": target.checkpoints.import_many,
             "item": target.items.import_many,
             "item_vector": target.items.import_vectors,
             "record": target.logs.import_many,

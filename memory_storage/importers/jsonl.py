@@ -6,13 +6,14 @@
     {"kind": "embedding", "value": {...}}       after its owner, like a place
     {"kind": "place", "value": {...}}
     {"kind": "relationship", "value": {...}}    after both of its episodes
+    {"kind": "checkpoint", "value": {...}}      after its episode
     {"kind": "item", "value": {...}}            without those that have expired
     {"kind": "item_vector", "value": {...}}     after its item
     {"kind": "record", "value": {...}}          of a log
     {"kind": "end", "count": 4}                 the number of values; a file without it is truncated
 
 The values are the JSON of the models. A change that an older package cannot read increases the version: an export with
-relationships has version 3, one with items or records version 2, any other one version 1.
+relationships or checkpoints has version 3, one with items or records version 2, any other one version 1.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import (
     PATTERN,
     AnyPattern,
+    Checkpoint,
     Embedding,
     Episode,
     EpisodeFilters,
@@ -45,8 +47,12 @@ FORMAT = "memory-storage"
 FORMAT_VERSION = 3
 """The highest that this package reads and writes."""
 
-Kind = Literal["episode", "pattern", "embedding", "place", "relationship", "item", "item_vector", "record"]
-Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry | Relationship | Item | ItemVector | LogRecord
+Kind = Literal[
+    "episode", "pattern", "embedding", "place", "relationship", "checkpoint", "item", "item_vector", "record"
+]
+Value = (
+    Episode | AnyPattern | Embedding | SpatiotemporalEntry | Relationship | Checkpoint | Item | ItemVector | LogRecord
+)
 
 _ADAPTERS: dict[Kind, pydantic.TypeAdapter[Any]] = {
     "episode": pydantic.TypeAdapter(Episode),
@@ -54,6 +60,7 @@ _ADAPTERS: dict[Kind, pydantic.TypeAdapter[Any]] = {
     "embedding": pydantic.TypeAdapter(Embedding),
     "place": pydantic.TypeAdapter(SpatiotemporalEntry),
     "relationship": pydantic.TypeAdapter(Relationship),
+    "checkpoint": pydantic.TypeAdapter(Checkpoint),
     "item": pydantic.TypeAdapter(Item),
     "item_vector": pydantic.TypeAdapter(ItemVector),
     "record": pydantic.TypeAdapter(LogRecord),
@@ -64,6 +71,7 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
     "embedding": lambda view: view.embeddings.iterate(),
     "place": lambda view: view.spatiotemporal.iterate(),
     "relationship": lambda view: view.relationships.iterate(),
+    "checkpoint": lambda view: view.checkpoints.iterate(),
     "item": lambda view: view.items.iterate(),
     "item_vector": lambda view: view.items.iterate_vectors(),
     "record": lambda view: view.logs.iterate(),
@@ -78,7 +86,7 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
     Args:
         storage: the storage.
         **filters: the filters of `episodes.query`. With any of them, only the episodes that pass are exported, without
-            patterns, embeddings, places and relationships.
+            patterns, embeddings, places, relationships and checkpoints.
 
     Returns:
         An iterator of lines.
@@ -106,7 +114,7 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
 
 def _version_of(view: Repositories) -> int:
     """Return the least version that has all that a namespace holds."""
-    if view.relationships.count():
+    if view.relationships.count() or view.checkpoints.count():
         return 3
     return 2 if view.items.count() or view.logs.count() else 1
 

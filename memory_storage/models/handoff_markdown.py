@@ -36,12 +36,11 @@ def handoff_markdown(handoff: Handoff, max_chars: int | None) -> str:
 
 def _beginning(lines: Sequence[str], max_chars: int) -> str:
     """Return the lines from the first on that fit, without a title that nothing follows."""
-    count = total = 0
-    for count, line in enumerate(lines):
-        total += len(line) + 1
-        if total - 1 > max_chars:
+    shown: list[str] = []
+    for line in lines:
+        if len("\n".join([*shown, line])) > max_chars:
             break
-    shown = list(lines[:count])
+        shown.append(line)
     while shown and (not shown[-1] or shown[-1].startswith("## ")):
         shown.pop()
     return "\n".join(shown) if shown else within(lambda _: lines[0], max_chars)

@@ -9,6 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import NamedTuple
 from uuid import UUID
+from weakref import ref
 
 from typing_extensions import Self
 
@@ -66,18 +67,21 @@ class StepBuffer(Unpicklable):
         max_seconds: float | None = 1.0,
     ) -> None:
         self._episodes = episodes
-        self.episode_id: UUID = episode_id
-        self.max_steps: int = whole("max_steps", max_steps)
-        self.max_bytes: int = whole("max_bytes", max_bytes)
-        self.max_seconds: float | None = None if max_seconds is None else _positive("max_seconds", max_seconds)
+        if max_seconds is not None and finite("max_seconds", max_seconds) <= 0:
+            raise ValidationError("max_seconds", "a number of seconds above 0, or None", max_seconds)
+        self.episode_id = episode_id
+        max_steps, max_bytes = whole("max_steps", max_steps), whole("max_bytes", max_bytes)
+        self.max_steps = max_steps
+        self.max_bytes = max_bytes
+        self.max_seconds = max_seconds
         self._most = 1 if max_seconds is None else _MOST_WAITING
         self._stored = 0
         self._is_closed = False
-        self.after_fork_in_child()
-        register_after_fork(self)
+        self._reset()
+        self._after_fork = _AfterFork(self)
 
-    def after_fork_in_child(self) -> None:
-        """Hold no step: they are the parent's. Make the lock, and know that there is no thread."""
+    def _reset(self) -> None:
+        """Hold no step; in a forked child they are the parent's. Make the lock, and know that there is no thread."""
         self._condition = threading.Condition()  # not held while a statement runs
         self._pending: dict[UUID, _Pending] = {}
         self._pending_bytes = 0
@@ -287,6 +291,19 @@ class StepBuffer(Unpicklable):
             return False
 
 
+class _AfterFork:
+    """Resets a buffer in a forked child."""
+
+    def __init__(self, buffer: StepBuffer) -> None:
+        self._buffer = ref(buffer)
+        register_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Reset the buffer, if there still is one."""
+        if (buffer := self._buffer()) is not None:
+            buffer._reset()
+
+
 _waiting: set[StepBuffer] = set()
 """The buffers that hold steps: a strong reference, so that a buffer that is lost to its owner is flushed too."""
 
@@ -314,9 +331,3 @@ def _flush_last(buffer: StepBuffer) -> None:
     except Exception as error:  # noqa: BLE001 - closing and exiting must not fail
         what = f"{counted(buffer.pending, 'step')} of episode {buffer.episode_id}"
         _log.error("%s not stored: %s: %s", what, type(error).__name__, error)
-
-
-def _positive(field: str, value: float) -> float:
-    if finite(field, value) <= 0:
-        raise ValidationError(field, "a number of seconds above 0, or None", value)
-    return float(value)

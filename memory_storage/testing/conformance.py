@@ -120,6 +120,45 @@ class Conformance:
         assert isolated.steps.latest(episode.id, 2) == appended[3:]
         assert isolated.steps.count(episode.id) == 5
 
+    def test_many_steps_are_appended_all_or_none(self, isolated: _Storage) -> None:
+        """A repetition appends none of them again."""
+        episode = isolated.episodes.save(Episode(task_description="steps"))
+        steps = [Step(tool=f"tool {n}", result=StepOk(output=_TEXT)) for n in range(100)]
+        appended = isolated.episodes.append_steps(episode.id, steps[:60])
+        assert [step.step_number for step in appended] == list(range(1, 61))
+        assert isolated.episodes.append_steps(episode.id, steps)[:60] == appended
+        assert isolated.episodes.get(episode.id).steps[:60] == appended
+        changed = [Step(tool="new"), steps[0].model_copy(update={"tool": "changed"})]
+        _raised(ConflictError, lambda: isolated.episodes.append_steps(episode.id, changed))
+        assert isolated.steps.count(episode.id) == 100
+
+    def test_a_checkpoint_is_handed_over_and_resumed(self, isolated: _Storage) -> None:
+        """The new episode follows the other one; checkpoints are deleted with their episode."""
+        episode = isolated.episodes.save(_episode())
+        state = {"next": [_TEXT], "number": 0.1 + 0.2}
+        checkpoint = isolated.episodes.checkpoint(episode.id, _TEXT, state=state)
+        assert (checkpoint.step_number, checkpoint.state) == (3, state)
+        assert isolated.checkpoints.get(checkpoint.id) == checkpoint
+        assert isolated.checkpoints.query(episode.id).items == [checkpoint]
+        handoff = isolated.episodes.handoff(episode.id)
+        assert (handoff.checkpoint, handoff.state, handoff.steps) == (checkpoint, state, 3)
+        assert handoff.next[0] == _TEXT
+        resumed = isolated.episodes.resume(checkpoint.id)
+        assert isolated.episodes.get(resumed.id) == resumed
+        assert resumed.metadata["resumed_from_checkpoint"] == str(checkpoint.id)
+        isolated.episodes.delete(episode.id)
+        assert isolated.checkpoints.find(checkpoint.id) is None
+
+    def test_buffered_steps_are_stored_by_a_flush(self, isolated: _Storage) -> None:
+        """In their order, each once."""
+        episode = isolated.episodes.save(Episode(task_description="steps"))
+        with isolated.buffered_steps(episode.id) as buffer:
+            for number in range(20):
+                buffer.add(Step(tool=f"{number}"))
+            buffer.flush()
+            assert isolated.steps.count(episode.id) == 20
+        assert [step.tool for step in isolated.steps.iterate(episode.id)] == [f"{number}" for number in range(20)]
+
     def test_an_episode_is_completed(self, isolated: _Storage) -> None:
         """With its outcome, reward and reflection."""
         episode = isolated.episodes.save(Episode(task_description="to complete", started_at=_AT))

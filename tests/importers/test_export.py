@@ -251,6 +251,23 @@ def test_a_relationship_that_closes_a_cycle_or_has_no_episode_is_reported(storag
     assert list(other.relationships.iterate()) == list(storage.relationships.iterate())
 
 
+def test_checkpoints_are_exported_and_imported_equal(storage, other):
+    key = storage.episodes.save(ms.Episode(task_description="t", steps=[ms.Step(tool="t")])).id
+    stored = storage.episodes.checkpoint(key, "label", state={"next": ["ü"], "x": 0.1 + 0.2, "big": 2**60})
+    text = exported(storage).getvalue()
+    assert json.loads(text.splitlines()[0])["format_version"] == 3
+    assert import_stream(other, io.BytesIO(text)) == ImportReport(2, 0)
+    assert import_stream(other, io.BytesIO(text)) == ImportReport(0, 2)
+    assert list(other.checkpoints.iterate()) == [stored]
+    lines = text.decode().splitlines()
+    lost = [line for line in lines if '"kind": "episode"' not in line]
+    with ms.MemoryStorage.open(":memory:") as empty:
+        report = import_stream(empty, io.BytesIO("\n".join(lost[:-1]).encode()))
+        assert report.imported == 0
+        assert any(f"no episode {key}" in problem.message for problem in report.failed)
+    assert '"checkpoint"' not in "".join(export_lines(storage, domain="general"))
+
+
 def test_a_later_version_of_the_format_is_refused(other):
     header = '{"kind": "header", "format": "memory-storage", "format_version": 4}'
     with raises(ms.ValidationError, field="format_version", match="upgrade it"):

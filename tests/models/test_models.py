@@ -50,6 +50,8 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Interval: {},
     ms.Item: {"path": ("a", "b"), "key": "k", "value": {"any": [1]}},
     models.ItemVector: {"key": "k", "model": "m", "field": "$", "vector": [1.0]},
+    models.Checkpoint: {"episode_id": KEY, "label": "l", "state": {"next": ["a"]}},
+    models.Handoff: {"episode_id": KEY, "goal": "g", "status": "open"},
     ms.LogRecord: {"log": "l", "number": 1, "value": "v"},
     ms.Relationship: {"from_id": KEY, "to_id": UUID(int=1), "kind": "blocks"},
     models.EpisodeFilter: {},

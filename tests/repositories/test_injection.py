@@ -302,6 +302,17 @@ def _add_ids() -> None:
         "episodes.restore.episode_id": lambda m, text: m.episodes.restore(text),
         "episodes.delete.episode_id": lambda m, text: m.episodes.delete(text),
         "episodes.append_step.episode_id": lambda m, text: m.episodes.append_step(text, ms.Step(tool="t")),
+        "episodes.append_steps.episode_id": lambda m, text: m.episodes.append_steps(text, [ms.Step(tool="t")]),
+        "episodes.checkpoint.episode_id": lambda m, text: m.episodes.checkpoint(text, "label"),
+        "episodes.handoff.episode_id": lambda m, text: m.episodes.handoff(text),
+        "episodes.resume.checkpoint_id": lambda m, text: m.episodes.resume(text),
+        "checkpoints.get.checkpoint_id": lambda m, text: m.checkpoints.get(text),
+        "checkpoints.find.checkpoint_id": lambda m, text: m.checkpoints.find(text),
+        "checkpoints.delete.checkpoint_id": lambda m, text: m.checkpoints.delete(text),
+        "checkpoints.query.episode_id": lambda m, text: m.checkpoints.query(text),
+        "checkpoints.query.cursor": lambda m, text: m.checkpoints.query(new_id(), cursor=text),
+        "checkpoints.count.episode_id": lambda m, text: m.checkpoints.count(text),
+        "storage.buffered_steps.episode_id": lambda m, text: m.buffered_steps(text),
         "episodes.complete.episode_id": lambda m, text: m.episodes.complete(text, ms.Success(verdict="v")),
         "steps.get.step_id": lambda m, text: m.steps.get(text),
         "steps.find.step_id": lambda m, text: m.steps.find(text),
@@ -380,6 +391,29 @@ def _append(g: Ground) -> None:
         step = g.scratch.episodes.append_step(episode.id, ms.Step(tool=g.text, action=g.text, result=result))
         assert g.scratch.steps.get(step.id) == step
         assert step.result == result
+
+
+def _append_many(g: Ground) -> None:
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    results = [ms.StepOk(output=g.text), ms.StepError(message=g.text)]
+    steps = [ms.Step(tool=g.text, action=g.text, parameters={g.text: g.text}, result=result) for result in results]
+    appended = g.scratch.episodes.append_steps(episode.id, steps)
+    assert g.scratch.episodes.get(episode.id).steps == appended
+    assert [step.result for step in appended] == results
+    assert g.scratch.episodes.append_steps(episode.id, steps) == appended
+
+
+def _checkpoint(name: str, g: Ground) -> None:
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    fields = {"label": "label", "state": {g.text: [g.text]}} if name != "label" else {"label": g.text}
+    checkpoint = g.scratch.episodes.checkpoint(episode.id, **fields)
+    if name == "import":
+        assert g.scratch.checkpoints.delete(checkpoint.id)
+        assert g.scratch.checkpoints.import_many([checkpoint]) == 1
+    assert g.scratch.checkpoints.get(checkpoint.id) == checkpoint
+    assert checkpoint.model_dump().items() >= fields.items()
+    assert g.scratch.episodes.handoff(episode.id).checkpoint == checkpoint
+    g.scratch.episodes.delete(episode.id)
 
 
 def _complete_with_recall(g: Ground) -> None:
@@ -690,6 +724,10 @@ def _add_writes() -> None:
             "episodes.save_many.episodes": _save_many,
             "episodes.import_many.episodes": _import_many,
             "episodes.append_step.step": _append,
+            "episodes.append_steps.steps": _append_many,
+            "episodes.checkpoint.label": partial(_checkpoint, "label"),
+            "episodes.checkpoint.state": partial(_checkpoint, "state"),
+            "checkpoints.import_many.checkpoints": partial(_checkpoint, "import"),
             "episodes.complete.outcome": partial(_complete, "outcome"),
             "episodes.complete.reflection": partial(_complete, "reflection"),
             "episodes.complete.recalled": _complete_with_recall,

@@ -61,7 +61,7 @@ NAMES = (
 )
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
-REPOSITORIES += ("items", "logs", "relationships")
+REPOSITORIES += ("items", "logs", "relationships", "checkpoints")
 VECTOR = [0.5] * 384
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 ALWAYS = ms.Interval()
@@ -79,6 +79,7 @@ class Ids:
     """The ids that both namespaces use, and one of each that only the other one has."""
 
     episode: Any = dataclasses.field(default_factory=new_id)
+    checkpoint: Any = dataclasses.field(default_factory=new_id)
     step: Any = dataclasses.field(default_factory=new_id)
     pattern: Any = dataclasses.field(default_factory=new_id)
     second_pattern: Any = dataclasses.field(default_factory=new_id)
@@ -98,6 +99,7 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
             steps=[ms.Step(id=ids.step, tool=owner, action=f"words {owner}")],
         )
     )
+    memory.checkpoints.import_many([_checkpoint(ids, owner)])
     for key in (ids.pattern, ids.second_pattern):
         memory.patterns.save(ms.Heuristic(id=key, condition=owner, action=owner, tags=["shared"]))
     for owner_type, key in (("episode", ids.episode), ("step", ids.step), ("pattern", ids.pattern)):
@@ -124,6 +126,10 @@ def _relationship(key: Any, from_id: Any, to_id: Any, owner: str) -> Relationshi
     return Relationship(id=key, from_id=from_id, to_id=to_id, kind="parent_child", metadata={"owner": owner})
 
 
+def _checkpoint(ids: Ids, owner: str) -> ms.models.Checkpoint:
+    return ms.models.Checkpoint(id=ids.checkpoint, episode_id=ids.episode, label="shared", state={"owner": owner})
+
+
 def _new_episode() -> ms.Episode:
     return ms.Episode(task_description="mine", tags=["shared"], steps=[ms.Step(tool="mine")])
 
@@ -134,6 +140,22 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "episodes.save_many": [lambda m, i: m.episodes.save_many([_new_episode(), ms.Episode(task_description="mine")])],
     "episodes.import_many": [lambda m, i: m.episodes.import_many([ms.Episode(id=i.episode, task_description="mine")])],
     "episodes.append_step": [lambda m, i: m.episodes.append_step(i.episode, ms.Step(id=i.step, tool="mine"))],
+    "episodes.append_steps": [
+        lambda m, i: m.episodes.append_steps(i.episode, [ms.Step(id=i.step, tool="mine"), ms.Step(tool="mine")])
+    ],
+    "episodes.checkpoint": [lambda m, i: m.episodes.checkpoint(i.episode, "mine")],
+    "episodes.handoff": [
+        lambda m, i: m.episodes.handoff(i.episode),
+        lambda m, i: m.episodes.handoff(_checkpoint(i, "mine")),
+    ],
+    "episodes.resume": [lambda m, i: m.episodes.resume(i.checkpoint)],
+    "checkpoints.get": [lambda m, i: m.checkpoints.get(i.checkpoint)],
+    "checkpoints.find": [lambda m, i: m.checkpoints.find(i.checkpoint)],
+    "checkpoints.query": [lambda m, i: m.checkpoints.query(i.episode)],
+    "checkpoints.iterate": [lambda m, i: list(m.checkpoints.iterate())],
+    "checkpoints.count": [lambda m, i: m.checkpoints.count(), lambda m, i: m.checkpoints.count(i.episode)],
+    "checkpoints.delete": [lambda m, i: m.checkpoints.delete(i.checkpoint)],
+    "checkpoints.import_many": [lambda m, i: m.checkpoints.import_many([_checkpoint(i, "mine")])],
     "episodes.complete": [lambda m, i: m.episodes.complete(i.episode, ms.Success(verdict="mine"), reward=2.0)],
     "episodes.archive": [lambda m, i: m.episodes.archive(i.episode)],
     "episodes.restore": [lambda m, i: m.episodes.restore(i.episode)],
@@ -467,7 +489,7 @@ def test_rows_are_counted_for_each_of_many_hostile_names(storage):
             "items": 1,
             "records": 1,
             "relationships": 1,
-            "checkpoints": 0,
+            "checkpoints": 1,
         }
         assert memory.episodes.count(text="words") == memory.episodes.count(tags_all=["shared"]) == 1
     assert_consistent(storage.engine)

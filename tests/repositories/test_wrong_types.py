@@ -51,6 +51,10 @@ def right() -> Iterator[dict[str, Any]]:
             "actor": "a",
             "after": (NOW, NOW + timedelta(1)),
             "before": (NOW - timedelta(1), NOW),
+            "checkpoint_id": storage.episodes.checkpoint(episode.id, "label").id,
+            "checkpoints": [],
+            "label": "label",
+            "steps": [ms.Step(tool="t")],
             "box": ms.Box(south=0, north=1, west=0, east=1),
             "by": "day",
             "dimension": "tool",
@@ -105,7 +109,7 @@ def _public(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]
     """The methods of a storage, its repositories and what those hold."""
     objects = [storage, storage.circuit_breaker, storage.spatiotemporal.episodes, storage.embeddings.index]
     objects += [getattr(storage, name) for name in ("episodes", "steps", "patterns", "embeddings", "spatiotemporal")]
-    for owner in [*objects, storage.analytics, storage.retention, storage.relationships]:
+    for owner in [*objects, storage.analytics, storage.retention, storage.relationships, storage.checkpoints]:
         for name in dir(type(owner)):
             is_no_method = isinstance(inspect.getattr_static(type(owner), name), property | RenamedAttribute)
             if not name.startswith("_") and not is_no_method and callable(getattr(owner, name)):

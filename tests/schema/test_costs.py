@@ -47,6 +47,7 @@ def have(storage: ms.MemoryStorage) -> SimpleNamespace:
         id=episodes[0].id,
         other=episodes[1],
         step=episodes[0].steps[0].id,
+        checkpoint=storage.episodes.checkpoint(episodes[0].id, "label", state={"next": "go on"}).id,
         pattern=patterns[0],
         pattern_ids=[pattern.id for pattern in patterns],
         place=storage.spatiotemporal.put(_place(episodes[0])),
@@ -63,6 +64,14 @@ def _episode(number: int = 0, reward: float | None = None) -> ms.Episode:
         steps=[ms.Step(tool="a tool") for _ in range(3)],
         reward=None if reward is None else ms.RewardScore(total=reward),
     )
+
+
+def _steps(count: int) -> list[ms.Step]:
+    return [ms.Step(tool="a tool") for _ in range(count)]
+
+
+def _checkpoints(have: Any) -> list[ms.models.Checkpoint]:
+    return [ms.models.Checkpoint(episode_id=have.id, label=f"{number}") for number in range(50)]
 
 
 def _pattern(number: float = 0.0) -> ms.ToolSequence:
@@ -105,6 +114,10 @@ READS: dict[str, Call] = {
     "steps.find": lambda s, have: s.steps.find(have.step),
     "steps.range": lambda s, have: s.steps.range(have.id, 1, 2),
     "steps.latest": lambda s, have: s.steps.latest(have.id, 2),
+    "checkpoints.get": lambda s, have: s.checkpoints.get(have.checkpoint),
+    "checkpoints.find": lambda s, have: s.checkpoints.find(have.checkpoint),
+    "checkpoints.query": lambda s, have: s.checkpoints.query(have.id),
+    "checkpoints.count": lambda s, have: s.checkpoints.count(),
     "steps.count": lambda s, have: s.steps.count(),
     "steps.count of an episode": lambda s, have: s.steps.count(have.id),
     "patterns.get": lambda s, have: s.patterns.get(have.pattern.id),
@@ -162,6 +175,7 @@ READS: dict[str, Call] = {
 # Each page is one statement, and the end may be one more.
 ITERATIONS: dict[str, Call] = {
     "episodes.iterate": lambda s, have: list(s.episodes.iterate()),
+    "checkpoints.iterate": lambda s, have: list(s.checkpoints.iterate()),
     "steps.iterate": lambda s, have: list(s.steps.iterate(have.id)),
     "patterns.iterate": lambda s, have: list(s.patterns.iterate()),
     "embeddings.iterate": lambda s, have: list(s.embeddings.iterate()),
@@ -176,6 +190,10 @@ WRITES: dict[str, tuple[int, Call]] = {
     # A statement inserts 64 rows; three steps each are 150.
     "episodes.save_many": (5, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
     "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
+    # A statement appends 64 steps; one checks their number, and one reads their numbers.
+    "episodes.append_steps": (4, lambda s, have: s.episodes.append_steps(have.id, _steps(100))),
+    "episodes.checkpoint": (1, lambda s, have: s.episodes.checkpoint(have.id, "label")),
+    "checkpoints.delete": (1, lambda s, have: s.checkpoints.delete(have.checkpoint)),
     "episodes.complete": (3, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
     "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
@@ -225,6 +243,7 @@ WRITES: dict[str, tuple[int, Call]] = {
 # An import looks first which are there already.
 IMPORTS: dict[str, tuple[int, Call]] = {
     "episodes.import_many": (5, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
+    "checkpoints.import_many": (1, lambda s, have: s.checkpoints.import_many(_checkpoints(have))),
     "patterns.import_many": (3, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
     "embeddings.import_many": (3, lambda s, have: s.embeddings.import_many([_embedding(have)])),
     "relationships.import_many": (3, lambda s, have: s.relationships.import_many(_relationships(have))),
@@ -274,16 +293,29 @@ def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, h
 def test_the_tables_name_every_method(storage: ms.MemoryStorage):
     named = {name.split()[0] for name in (*READS, *ITERATIONS, *WRITES, *IMPORTS)}
     repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
-    repositories += ("relationships",)
+    repositories += ("relationships", "checkpoints")
     methods = {
         f"{repository}.{method}"
         for repository in repositories
         for method in dir(getattr(storage, repository))
         if not method.startswith("_")
         # These have tests of their own.
-        and method not in {"index", "embed", "reembed", "flush", "episodes", "apply", "learn"}
+        and method not in {"index", "embed", "reembed", "flush", "episodes", "apply", "learn", "handoff", "resume"}
     }
     assert methods == named
+
+
+def test_a_handoff_is_five_reads_whatever_is_stored(storage: ms.MemoryStorage, have: Any):
+    storage.episodes.append_steps(have.id, _steps(500))
+    with spied(storage.engine) as batches:
+        storage.episodes.handoff(have.id)  # of a server in one round trip
+    assert len(batches) == 5
+
+
+def test_resuming_is_one_read_and_one_batch(storage: ms.MemoryStorage, have: Any):
+    with spied(storage.engine) as batches:
+        storage.episodes.resume(have.checkpoint)
+    assert len(batches) == 2
 
 
 @pytest.fixture

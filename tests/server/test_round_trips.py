@@ -40,6 +40,7 @@ class Known:
 
     def __init__(self, memory: ms.MemoryStorage) -> None:
         self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
+        self.checkpoint = memory.episodes.checkpoint(self.episode.id, "known", state={"next": "go on"})
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
         self.other = memory.episodes.complete(self.other.id, ms.Success(verdict="words"))
         self.place = memory.spatiotemporal.put(self.new_place())
@@ -74,6 +75,7 @@ class Known:
 
 
 OTHERS = {
+    "episodes.resume",
     "embeddings.iterate",
     "embeddings.embed",
     "embeddings.flush",
@@ -95,6 +97,28 @@ CASES: dict[str, list[Case]] = {
     ],
     "episodes.import_many": [lambda m, k: m.episodes.import_many(_episodes())],
     "episodes.append_step": [lambda m, k: m.episodes.append_step(k.episode.id, ms.Step(tool="t"))],
+    "episodes.append_steps": [
+        lambda m, k: m.episodes.append_steps(k.episode.id, [ms.Step(tool="t") for _ in range(1_000)])
+    ],
+    "episodes.checkpoint": [
+        lambda m, k: m.episodes.checkpoint(k.episode.id, "label", state={"a": 1}),
+        lambda m, k: m.episodes.checkpoint(k.episode.id, "label", step_number=7),
+    ],
+    "episodes.handoff": [
+        lambda m, k: m.episodes.handoff(k.episode.id),
+        lambda m, k: m.episodes.handoff(k.checkpoint),
+    ],
+    "checkpoints.get": [lambda m, k: m.checkpoints.get(k.checkpoint.id)],
+    "checkpoints.find": [lambda m, k: m.checkpoints.find(k.checkpoint.id)],
+    "checkpoints.query": [lambda m, k: m.checkpoints.query(k.episode.id)],
+    "checkpoints.iterate": [lambda m, k: list(m.checkpoints.iterate())],
+    "checkpoints.count": [lambda m, k: m.checkpoints.count()],
+    "checkpoints.delete": [lambda m, k: m.checkpoints.delete(k.checkpoint.id)],
+    "checkpoints.import_many": [
+        lambda m, k: m.checkpoints.import_many(
+            [ms.models.Checkpoint(episode_id=k.episode.id, label=f"{n}") for n in range(100)]
+        )
+    ],
     "episodes.complete": [
         lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0),
         lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), recalled=k.recall),
@@ -338,8 +362,9 @@ def test_methods_that_may_take_more_are_documented(counted):
             min_episodes=1, min_lift=0.0, success_reward=0.0
         ),
         "the same, and nothing to store": lambda m, k: m.patterns.learn(),
+        "the checkpoint, and to store": lambda m, k: m.episodes.resume(k.checkpoint.id),
     }
-    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 4, 2]
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 4, 2, 2]
 
 
 def test_every_public_method_has_a_case_here(counted):

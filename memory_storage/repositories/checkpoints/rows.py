@@ -15,11 +15,16 @@ def checkpoint_from_row(row: Row) -> Checkpoint:
     key, episode_id, step_number, label, created_at, document = row
     state = decode_value(document, "checkpoints", key)
     try:
-        ids = {"id": UUID(key), "episode_id": UUID(episode_id)}
+        checkpoint_id, owner_id = UUID(key), UUID(episode_id)
     except (ValueError, AttributeError) as error:
         raise corrupt_error("checkpoints", key) from error
     if not isinstance(state, dict) or type(step_number) is not int or type(label) is not str:
         raise corrupt_error("checkpoints", key)
     return Checkpoint.model_construct(
-        **ids, step_number=step_number, label=label, state=state, created_at=from_micros(created_at)
+        id=checkpoint_id,
+        episode_id=owner_id,
+        step_number=step_number,
+        label=label,
+        state=state,
+        created_at=from_micros(created_at),
     )

@@ -74,6 +74,7 @@ def append_steps(session: SessionProtocol, episode_id: str, steps: Sequence[Step
     numbers = _NUMBERS.bind(ids=ids_as_json([row[1] for row in rows]), **key)
     limit = session.limits.steps_per_episode
     changes = [*_statements(_APPEND, full, session.namespace, episode_id), _CHECK_LIMIT.bind(0, limit=limit, **key)]
+    stored: dict[str, int]
     try:
         stored = dict(session.write([*changes, numbers]))
     except (ConflictError, RowCountError) as error:
