@@ -70,6 +70,13 @@ class SearchAnswer(Answer):
     next_cursor: str | None = Field(description="The cursor of the next page; null on the last one.")
 
 
+class HandoffAnswer(Answer):
+    """What is needed to go on with an episode."""
+
+    episode_id: str
+    next: list[str] = Field(description="What is to be done next.")
+
+
 class EpisodeAnswer(Answer):
     """An episode, or a part of it."""
 

@@ -43,7 +43,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
 
     Args:
         storage: The storage; the caller closes it after the server has ended.
-        read_only: Offer only `recall`, `search_episodes` and `get_episode`.
+        read_only: Offer only `recall`, `search_episodes`, `get_episode` and `handoff`.
         allow_forget: Also offer `forget_episode`, which erases irreversibly.
 
     Returns:
@@ -54,6 +54,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
         (tools.recall, "Recall similar tasks", _READS),
         (tools.search_episodes, "Search episodes", _READS),
         (tools.get_episode, "Read an episode", _READS),
+        (tools.handoff, "Go on with an episode", _READS),
     ]
     if not read_only:
         offered += [

@@ -248,6 +248,20 @@ class MemoryTools:
             parts.append(f"[more steps: get_episode with from_step={next_step}]")
         return answers.EpisodeAnswer(markdown="\n\n".join(parts), next_step=next_step, **facts)
 
+    def handoff(
+        self,
+        episode_id: EpisodeId,
+        max_chars: Annotated[
+            int, Field(description="The greatest length of the answer.", ge=200, le=MAX_CHARACTERS)
+        ] = 4_000,
+    ) -> answers.HandoffAnswer:
+        """Call this to go on with an open task of another session: goal, done, worked, failed, next, patterns, state."""
+        key = self._resolve(episode_id)
+        handoff = self._storage.episodes.handoff(key)
+        return answers.HandoffAnswer(
+            markdown=handoff.to_markdown(max_chars=max_chars), episode_id=str(key), next=handoff.next
+        )
+
     def learn_patterns(
         self,
         min_episodes: Annotated[

@@ -59,6 +59,8 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("get_episode", {"episode_id": OWN, "step": 999}, "step"),
     ("get_episode", {"episode_id": OWN, "offset": 5}, "offset"),
     ("get_episode", {"episode_id": OWN, "step": 2**63}, "step"),
+    ("handoff", {"episode_id": OWN, "max_chars": 199}, "max_chars"),
+    ("handoff", {"episode_id": "%"}, "prefix"),
     ("record_step", {**STEP, "latency_ms": -1}, "latency_ms"),
     ("record_step", {**STEP, "latency_ms": 2**64}, "latency_ms"),
     ("learn_patterns", {"min_episodes": 0}, "min_episodes"),

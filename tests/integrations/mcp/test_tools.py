@@ -16,7 +16,7 @@ from memory_storage.integrations.mcp import MAX_CHARACTERS, make_server
 
 from .clients import environment, error, fields, http_server, in_process, over_http, over_stdio, run
 
-READING = ["recall", "search_episodes", "get_episode"]
+READING = ["recall", "search_episodes", "get_episode", "handoff"]
 WRITING = ["start_episode", "record_step", "complete_episode", "learn_patterns"]
 
 
@@ -70,6 +70,11 @@ def test_a_task_is_recalled_recorded_searched_learned_and_forgotten(connect, dat
         whole = await fields(client, "get_episode", episode_id=key)
         assert (whole["outcome"], whole["next_step"]) == ("success", None)
         assert all(text in whole["markdown"] for text in ("Fix the login", "check exp", "login.py", "401", "12 ms"))
+
+        handed = await fields(client, "handoff", episode_id=key, max_chars=1_000)
+        assert handed["next"] == []
+        assert handed["markdown"].startswith("# Handoff: Fix the login\n")
+        assert len(handed["markdown"]) <= 1_000
 
         learned = await fields(client, "learn_patterns", min_episodes=2)
         assert {one["kind"] for one in learned["patterns"]} == {"error_recovery"}
