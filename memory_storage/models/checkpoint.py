@@ -1,4 +1,4 @@
-"""Checkpoints of episodes, and the package with which another agent goes on from one."""
+"""Checkpoints of episodes, and the package with which another agent continues from one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Checkpoint(Model):
         episode_id: the episode.
         step_number: the number of the last step before it; 0: before the first.
         label: what it is called, in 1 to 200 characters.
-        state: what the agent needs to go on, a JSON object. Its key "next", a text or a list of texts, says what is to
-            be done next.
+        state: what the agent needs to continue, a JSON object. Its key "next", a text or a list of texts, says what is
+            to be done next.
         created_at: when it was stored.
     """
 
@@ -52,7 +52,7 @@ class Checkpoint(Model):
 
 
 class Handoff(Model):
-    """What another agent, or a later session, needs to go on with an episode. `episodes.handoff` makes it.
+    """What another agent, or a later session, needs to continue an episode. `episodes.handoff` makes it.
 
     `str(handoff)` is its Markdown, without a limit; for a prompt, write `handoff.to_markdown(max_chars=4_000)`.
 
@@ -60,7 +60,7 @@ class Handoff(Model):
         episode_id: the episode.
         goal: its task.
         status: "open", or the kind of its outcome.
-        checkpoint: the checkpoint from which the work goes on; None if there is none.
+        checkpoint: the checkpoint from which the work continues; None if there is none.
         steps: how many steps it has, up to the checkpoint that was asked for.
         done: the latest steps that did not fail, one line each, repetitions counted; and how many came before.
         worked: what succeeded: the verdict, the completed parts, the successes and insights of the reflection; else the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -12,6 +13,7 @@ from uuid import UUID
 import pytest
 
 import memory_storage as ms
+from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.models import new_id
 from memory_storage.recording import StepBuffer
 from memory_storage.repositories import EpisodeRepository
@@ -371,3 +373,20 @@ def test_a_flush_without_an_answer_is_repeated_and_doubles_nothing(sqld: Sqld, m
             proxy.accept()
             buffer.close()
             assert _actions(storage, key)[100:] == ["100"]
+
+
+def test_the_buffer_for_asyncio_is_awaited(tmp_path: Path):
+    async def record() -> list[str]:
+        async with AsyncMemoryStorage.open(tmp_path / "memory.db") as storage:
+            episode = await storage.episodes.save(ms.Episode(task_description="t"))
+            async with storage.buffered_steps(episode.id, max_seconds=60) as buffer:
+                await asyncio.gather(*(buffer.add(step) for step in _steps(20)))
+                assert (buffer.pending, buffer.max_seconds) == (20, 60)
+                await buffer.flush()
+                assert (buffer.pending, buffer.stored) == (0, 20)
+                await buffer.add(ms.Step(tool="t", action="last"))
+            return [step.action async for step in storage.steps.iterate(episode.id)]
+
+    actions = asyncio.run(record())
+    assert sorted(actions[:20], key=int) == [f"{number}" for number in range(20)]
+    assert actions[20:] == ["last"]

@@ -47,7 +47,7 @@ def have(storage: ms.MemoryStorage) -> SimpleNamespace:
         id=episodes[0].id,
         other=episodes[1],
         step=episodes[0].steps[0].id,
-        checkpoint=storage.episodes.checkpoint(episodes[0].id, "label", state={"next": "go on"}).id,
+        checkpoint=storage.episodes.checkpoint(episodes[0].id, "label", state={"next": "continue"}).id,
         pattern=patterns[0],
         pattern_ids=[pattern.id for pattern in patterns],
         place=storage.spatiotemporal.put(_place(episodes[0])),

@@ -40,7 +40,7 @@ class Known:
 
     def __init__(self, memory: ms.MemoryStorage) -> None:
         self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
-        self.checkpoint = memory.episodes.checkpoint(self.episode.id, "known", state={"next": "go on"})
+        self.checkpoint = memory.episodes.checkpoint(self.episode.id, "known", state={"next": "continue"})
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
         self.other = memory.episodes.complete(self.other.id, ms.Success(verdict="words"))
         self.place = memory.spatiotemporal.put(self.new_place())

@@ -71,7 +71,7 @@ class SearchAnswer(Answer):
 
 
 class HandoffAnswer(Answer):
-    """What is needed to go on with an episode."""
+    """What is needed to continue an episode."""
 
     episode_id: str
     next: list[str] = Field(description="What is to be done next.")

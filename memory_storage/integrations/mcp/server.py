@@ -54,7 +54,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
         (tools.recall, "Recall similar tasks", _READS),
         (tools.search_episodes, "Search episodes", _READS),
         (tools.get_episode, "Read an episode", _READS),
-        (tools.handoff, "Go on with an episode", _READS),
+        (tools.handoff, "Continue an episode", _READS),
     ]
     if not read_only:
         offered += [

@@ -255,7 +255,7 @@ class MemoryTools:
             int, Field(description="The greatest length of the answer.", ge=200, le=MAX_CHARACTERS)
         ] = 4_000,
     ) -> answers.HandoffAnswer:
-        """Call this to go on with an open task of another session: goal, done, worked, failed, next, patterns, state."""
+        """Call this to continue an open task of another session: goal, done, worked, failed, next, patterns, state."""
         key = self._resolve(episode_id)
         handoff = self._storage.episodes.handoff(key)
         return answers.HandoffAnswer(

@@ -25,7 +25,7 @@ def add_checkpoint(
         session: Of the episode's namespace.
         episode_id: The ID of the episode.
         label: What it is called.
-        state: What the agent needs to go on.
+        state: What the agent needs to continue.
         step_number: The number of the last step before it; None: of the last step.
     """
     now = to_micros(session.now())

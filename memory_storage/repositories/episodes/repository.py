@@ -383,8 +383,8 @@ class EpisodeRepository(Repository):
         Args:
             episode_id: The ID of the episode.
             label: What it is called, in 1 to 200 characters.
-            state: What the agent needs to go on, a JSON object. Its key "next", a text or a list of texts, says what is
-                to be done next.
+            state: What the agent needs to continue, a JSON object. Its key "next", a text or a list of texts, says
+                what is to be done next.
             step_number: The number of the last step before it, or 0; by default that of the last step.
 
         Returns:
@@ -398,7 +398,7 @@ class EpisodeRepository(Repository):
 
     @operation
     def handoff(self, episode_id: UUID | str | Checkpoint) -> Handoff:
-        """Return what another agent, or a later session, needs to go on with the episode.
+        """Return what another agent, or a later session, needs to continue the episode.
 
         It is made of the episode, of its steps in short, of its latest checkpoint, and of the patterns that are related
         to it. Give a checkpoint for what was known then: of the steps, those before it.
@@ -419,7 +419,7 @@ class EpisodeRepository(Repository):
 
     @operation
     def resume(self, checkpoint_id: UUID | str) -> Episode:
-        """Store a new episode that goes on from a checkpoint, and the relationship that it `follows` the other one.
+        """Store a new episode that continues from a checkpoint, and the relationship that it `follows` the other one.
 
         The new episode has the task, context and tags of the other one, and its metadata with the IDs of both as
         `resumed_from_episode` and `resumed_from_checkpoint`; it has no steps and no outcome. Each call stores another
@@ -432,7 +432,7 @@ class EpisodeRepository(Repository):
             The new episode.
 
         Raises:
-            NotFoundError: The checkpoint does not exist, or its episode was deleted meanwhile.
+            NotFoundError: The checkpoint does not exist, or its episode was deleted concurrently.
             ValidationError: The limit of episodes is exceeded (`limits.max_episodes`).
         """
         key = {"namespace": self._session.namespace, "id": as_id(checkpoint_id, "checkpoint_id")}

@@ -1,4 +1,4 @@
-"""A checkpoint is a state of an episode, read back equal; from one, an episode that follows the other goes on."""
+"""A checkpoint is a state of an episode, read back equal; from one, an episode that follows the other continues."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_resumed_episode_follows_the_other(storage, make_episode):
 
 
 @in_memory
-def test_a_checkpoint_that_is_deleted_meanwhile_is_not_resumed(storage, episode, monkeypatch):
+def test_a_checkpoint_that_is_deleted_concurrently_is_not_resumed(storage, episode, monkeypatch):
     checkpoint = storage.episodes.checkpoint(episode.id, "label")
     real = type(storage.episodes)._write
 

@@ -1,4 +1,4 @@
-"""A handoff has what is needed to go on with an episode, in one round trip and within a budget."""
+"""A handoff has what is needed to continue an episode, in one round trip and within a budget."""
 
 from __future__ import annotations
 
