@@ -38,6 +38,7 @@ from .models import (
     ContextPattern,
     DecisionPoint,
     Episode,
+    EpisodeSummary,
     ErrorRecovery,
     Failure,
     Handoff,
@@ -88,6 +89,7 @@ from .repositories import (
     RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
+    SummaryRepository,
     Weights,
 )
 from .session import (
@@ -103,6 +105,10 @@ from .settings import (
 )
 from .storage import (
     MemoryStorage,
+)
+from .summarizers import (
+    ExtractiveSummarizer,
+    Summarizer,
 )
 from .sync.conflicts import (
     ConflictRepository,
@@ -131,7 +137,9 @@ __all__ = [
     "EmbeddingRepository",
     "Episode",
     "EpisodeRepository",
+    "EpisodeSummary",
     "ErrorRecovery",
+    "ExtractiveSummarizer",
     "Failure",
     "FunctionEmbedder",
     "Handoff",
@@ -186,6 +194,8 @@ __all__ = [
     "StepResult",
     "StepTimeout",
     "Success",
+    "Summarizer",
+    "SummaryRepository",
     "TaskContext",
     "TaskType",
     "TimedStep",

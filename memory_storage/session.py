@@ -32,6 +32,7 @@ from .repositories import (
     RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
+    SummaryRepository,
 )
 from .repositories.episodes.recalls import RecentRecalls
 from .resilience import Guard
@@ -223,6 +224,11 @@ class Repositories(dbapi.Unpicklable):
     def checkpoints(self) -> CheckpointRepository:
         """States of episodes from which their work can be resumed."""
         return CheckpointRepository(self._session)
+
+    @_made_when_used
+    def summaries(self) -> SummaryRepository:
+        """Summaries of episodes."""
+        return SummaryRepository(self._session)
 
     def _use(self, session: Session) -> None:
         """Replace the session, and drop the repositories that were made over the one before."""

@@ -178,11 +178,13 @@ class LoggingSettings(_Section):
 class Limits(_Section):
     """Limits of stored values and queries. Exceeding one raises ValidationError; nothing is truncated.
 
+    `summary` is the characters of the text, the key steps and the key concepts of a summary together.
     `max_episodes` is the quota of a namespace; None is unlimited. `when_full` decides about a new episode beyond it:
     "refuse" raises, "evict" deletes the oldest episodes (by `started_at`) that are no evidence of a pattern.
     """
 
     task_description: Count = 10_000
+    summary: Count = 20_000
     steps_per_episode: Count = 10_000
     step_bytes: Count = 1_000_000
     document_bytes: Count = 10_000_000

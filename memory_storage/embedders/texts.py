@@ -10,7 +10,7 @@ from memory_storage.models import AnyPattern, Episode, Step
 
 
 def text_of(item: Episode | Step | AnyPattern) -> str:
-    """Return the text of an item that is embedded by default: task and outcome of an episode, untruncated."""
+    """Return the text of an item that is embedded by default: task, outcome and summary of an episode, untruncated."""
     if isinstance(item, Episode):
         return "\n".join(_of_episode(item))
     if isinstance(item, Step):
@@ -27,6 +27,9 @@ def _of_episode(episode: Episode) -> Iterator[str]:
         yield from _texts((getattr(outcome, name, None),))
     if episode.reflection:
         yield from _texts((episode.reflection.insights,))
+    # Last, and only where there is one: the vector of an episode without stays that of its text.
+    if summary := episode.summary:
+        yield from _texts((summary.text, summary.key_concepts, summary.key_steps))
 
 
 def _of_step(step: Step) -> Iterator[str]:

@@ -50,6 +50,10 @@ def _lines_of(episode: Episode) -> Iterator[str]:
         yield from ("", "### Reflection", "")
         said = episode.reflection.model_dump(mode="json")
         yield from (f"- {name}: {_escaped(value)}" for name, value in _flat(said))
+    if episode.summary is not None:
+        yield from ("", "### Summary", "", _escaped(episode.summary.text), "")
+        said = episode.summary.model_dump(mode="json", exclude={"text"})
+        yield from (f"- {name}: {_escaped(value)}" for name, value in _flat(said))
     if episode.metadata:
         yield from ("", "### Metadata", "", *_fenced(_json(episode.metadata), "json"))
 

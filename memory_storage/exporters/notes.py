@@ -35,6 +35,7 @@ def used_fields(episode: Episode) -> list[str]:
         "reflection": episode.reflection is not None,
         "artifacts": bool(episode.artifacts),
         "tags": bool(episode.tags),
+        "summary": episode.summary is not None,
         "recalled": episode.recalled is not None,
     }
     return [name for name, is_used in values.items() if is_used]

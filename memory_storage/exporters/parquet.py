@@ -60,6 +60,9 @@ _REWARD = pa.struct(
     )
 )
 _REFLECTION = pa.struct({"successes": _TEXTS, "improvements": _TEXTS, "insights": _TEXTS, "generated_at": _TIME})
+_SUMMARY = pa.struct(
+    {"text": _TEXT, "key_steps": _TEXTS, "key_concepts": _TEXTS, "created_by": _TEXT, "created_at": _TIME}
+)
 _CONTEXT = pa.struct(
     {"language": _TEXT, "framework": _TEXT, "complexity": _TEXT, "domain": _TEXT, "tags": _TEXTS},
 )
@@ -79,6 +82,7 @@ SCHEMA = pa.schema(
         "artifacts": _TEXTS,
         "tags": _TEXTS,
         "metadata": _TEXT,
+        "summary": _SUMMARY,
         "recalled": _TEXT,
         "steps": pa.list_(_STEP),
         "created_at": _TIME,

@@ -121,6 +121,7 @@ from .retention import (
 )
 from .search import Hit, Hits, Method, SearchMode
 from .spatiotemporal import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
+from .summary import EpisodeSummary
 from .sync import Conflict, ConflictPolicy, SyncMode, SyncReport, SyncStatus
 
 __all__ = [
@@ -152,6 +153,7 @@ __all__ = [
     "Episode",
     "EpisodeFilter",
     "EpisodeFilters",
+    "EpisodeSummary",
     "ErasureResult",
     "ErrorRecovery",
     "Failure",

@@ -18,6 +18,7 @@ from memory_storage.errors import ValidationError
 from .display import html_table, short_repr, shortened, table_of
 from .markdown import episode_markdown, within
 from .model import Finite, Int64, JsonObject, Model, Timestamp, Version, new_id, utc_now
+from .summary import EpisodeSummary
 
 T = TypeVar("T")
 
@@ -351,8 +352,8 @@ class Episode(Model):
 
     Attributes:
         id: a UUID of version 7 by default.
-        version: 0 until first saved; each `save` and `complete`, and each deletion of a step, adds 1. `append_step`,
-            `archive` and `restore` do not change it.
+        version: 0 until first saved; each `save` and `complete`, each change of its summary, and each deletion of a
+            step, adds 1. `append_step`, `archive` and `restore` do not change it.
         task_description: the task; 10,000 characters at most by default.
         task_type: the kind of work; "other" by default. A string is converted.
         context: the surroundings.
@@ -361,6 +362,7 @@ class Episode(Model):
         outcome: how it ended; None while it runs.
         reward: its reward.
         reflection: the agent's assessment.
+        summary: what it came to, in a few sentences; `summaries.put` and `summaries.summarize` set it.
         recalled: the recall that it was worked on with; `episodes.complete` sets it.
         artifacts: names or addresses of results.
         tags: 100 at most, each once and of 2 to 100 characters, by default.
@@ -381,6 +383,7 @@ class Episode(Model):
     outcome: Outcome | None = None
     reward: RewardScore | None = None
     reflection: Reflection | None = None
+    summary: EpisodeSummary | None = None
     recalled: RecallReceipt | None = None
     artifacts: list[str] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)

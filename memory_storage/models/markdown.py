@@ -23,6 +23,7 @@ from .proportion import wilson
 if TYPE_CHECKING:  # these modules import this one
     from .episode import Episode, Step
     from .pattern import AnyPattern
+    from .summary import EpisodeSummary
 
 _UNLIMITED = 2**31
 _CONFIDENCE = 0.95
@@ -131,7 +132,10 @@ def episode_markdown(
         items += _failed_step(episode, detail)
     lines = [heading + (inline(episode.task_description, detail.text) or "(no description)")]
     lines += [f"- {item}" for item in items]
-    if episode.steps and not failed:
+    if episode.summary is not None:
+        lines += _summary(episode.summary, detail)
+    # Where not all steps fit, a summary says more than some of them.
+    if episode.steps and not failed and (episode.summary is None or len(episode.steps) <= detail.steps):
         lines += _steps(episode.steps, detail)
     return "\n".join(lines)
 
@@ -169,6 +173,16 @@ def _ending(episode: Episode, detail: Detail) -> Iterator[str]:
     yield f"Outcome: {', '.join(known)}{': ' if text else ''}{inline(text, detail.text)}"
     if (error := getattr(outcome, "error_details", None)) and detail.steps:
         yield f"Error: {code(error, max(detail.output, _ERROR_LENGTH))}"
+
+
+def _summary(summary: EpisodeSummary, detail: Detail) -> Iterator[str]:
+    """Yield the text of a summary and its key steps; the concepts only where everything is shown."""
+    yield f"- Summary: {inline(summary.text, detail.text)}"
+    if shown := [inline(step, detail.text) for step in summary.key_steps[: detail.steps // 2]]:
+        yield "- Key steps:"
+        yield from (f"  - {step}" for step in shown)
+    if detail is COMPLETE and summary.key_concepts:
+        yield f"- Key concepts: {', '.join(map(inline, summary.key_concepts))}"
 
 
 def _notes(episode: Episode, detail: Detail) -> Iterator[str]:

@@ -16,6 +16,7 @@ from .relationships.repository import RelationshipRepository
 from .retention.repository import RetentionRepository
 from .spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
 from .steps.repository import StepRepository
+from .summaries.repository import SummaryRepository
 
 __all__ = [
     "AnalyticsRepository",
@@ -31,6 +32,7 @@ __all__ = [
     "SessionProtocol",
     "SpatiotemporalRepository",
     "StepRepository",
+    "SummaryRepository",
     "VectorIndex",
     "Weights",
 ]

@@ -84,5 +84,9 @@ REVISIONS = {
         "reads only what has changed",
         "the counts: patterns stay, and the next `learn` reads all episodes",
     ),
+    "0016": Revision(
+        "that full-text search finds the summaries of episodes",
+        "the summary of every episode, in every namespace",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

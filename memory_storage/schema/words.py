@@ -16,6 +16,7 @@ from .spelling import is_spelled_otherwise, spelled
 _ESCAPES = (r"\\", r"\"", r"\n", r"\r", r"\t", r"\b", r"\f")
 _OUTCOME = ("verdict", "reason", "error_details", "artifacts", "completed", "failed", "infeasibility_signals")
 _REFLECTION = ("successes", "improvements", "insights")
+_SUMMARY = ("text", "key_steps", "key_concepts")
 _RULE = ("condition", "action", "error_type", "recommended_approach", "recovery_steps", "context_features", "tools")
 
 
@@ -55,18 +56,24 @@ def words_of_ending(outcome: str | None, reflection: str | None) -> str:
     return to_json({name: _respelled(text) for name, text in texts.items()}).decode()
 
 
+def words_of_summary(summary: str) -> str:
+    """Return how a summary, or null, changes `words`, for `json_patch`."""
+    return to_json({"summary": _respelled(_joined(from_json(summary), _SUMMARY))}).decode()
+
+
 def with_words(document: str, words: str | None) -> str:
     """Return the JSON of an object with one more field, `words`."""
     return document if words is None else f'{document[:-1]},"words":{words}}}'
 
 
 def episode_texts(document: Any) -> dict[str, str]:
-    """Return the texts of an episode's columns in the index, as they are written."""
+    """Return the texts of an episode in the index, as they are written; the summary is in the column `reflection`."""
     episode = _as_mapping(document)
     return {
         "description": _text(episode.get("task_description")),
         "outcome": _joined(episode.get("outcome"), _OUTCOME),
         "reflection": _joined(episode.get("reflection"), _REFLECTION),
+        "summary": _joined(episode.get("summary"), _SUMMARY),
         "tags": _text(episode.get("tags")),
     }
 

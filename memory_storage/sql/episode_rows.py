@@ -24,6 +24,7 @@ from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import (
     Complexity,
     Episode,
+    EpisodeSummary,
     LazyList,
     Outcome,
     RecallReceipt,
@@ -106,7 +107,9 @@ class _EpisodeDocument(TypedDict):
     artifacts: list[str]
     tags: list[str]
     metadata: JsonObject
-    recalled: NotRequired[RecallReceipt | None]  # only where there is one: older versions read an episode without
+    # Only where there is one: older versions read an episode without.
+    summary: NotRequired[EpisodeSummary | None]
+    recalled: NotRequired[RecallReceipt | None]
     started_at: NotRequired[Timestamp]
     completed_at: NotRequired[Timestamp | None]
     id: NotRequired[Any]
@@ -332,7 +335,7 @@ def _encode_episode(episode: Episode, *, is_checked: bool = False) -> StoredEpis
         "context": {"tags": context.tags},
         **{name: values[name] for name in ("task_description", "outcome", "reward", "reflection", "artifacts", "tags")},
         "metadata": values["metadata"],
-        **({"recalled": receipt} if (receipt := values["recalled"]) is not None else {}),
+        **{name: values[name] for name in _OPTIONAL if values[name] is not None},
     }
     # A column has no offset from UTC: a time that has one is in the document too.
     for name, moment in (("started_at", started_at), ("completed_at", completed_at)):
@@ -356,7 +359,7 @@ def _encode_episode(episode: Episode, *, is_checked: bool = False) -> StoredEpis
         "completed_at": completed_at,
         "steps": steps,
         **{name: read[name] for name in _IN_DOCUMENT},  # type: ignore[literal-required]
-        "recalled": read.get("recalled"),
+        **{name: read.get(name) for name in _OPTIONAL},
     }
     return StoredEpisode(_made(Episode, {name: copy[name] for name in _EPISODE_FIELDS}), document, rows)
 
@@ -463,6 +466,7 @@ def _episode(
         "outcome": content["outcome"],
         "reward": content["reward"],
         "reflection": content["reflection"],
+        "summary": content.get("summary"),
         "recalled": content.get("recalled"),
         "artifacts": content["artifacts"],
         "tags": content["tags"],
@@ -603,6 +607,7 @@ _COMPLEXITIES = {one.value: one for one in Complexity}  # a class of constants t
 _TASK_TYPES = {one.value: one for one in TaskType}
 _EPISODE_FIELDS = tuple(Episode.model_fields)
 _IN_DOCUMENT = ("task_description", "outcome", "reward", "reflection", "artifacts", "tags", "metadata")
+_OPTIONAL = ("summary", "recalled")
 _FIELDS: dict[type[BaseModel], set[str]] = {
     kind: set(kind.model_fields) for kind in (Episode, Step, StepOk, StepError, TaskContext)
 }

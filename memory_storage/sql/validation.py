@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ValidationError
-from memory_storage.models import Episode, Interval, Step
+from memory_storage.models import Episode, EpisodeSummary, Interval, Step
 from memory_storage.settings import Limits
 
 T = TypeVar("T")
@@ -235,6 +235,8 @@ def check_episode(
     check_text(
         join_field(field, "task_description"), episode.task_description, "task_description", limits.task_description
     )
+    if episode.summary is not None:
+        check_summary(join_field(field, "summary"), episode.summary, limits)
     check_tags(join_field(field, "tags"), episode.tags, limits)
     check_tags(join_field(field, "context.tags"), episode.context.tags, limits)
     last, most = len(step_sizes) - 1, limits.steps_per_episode
@@ -311,6 +313,13 @@ def check_step(step: Step, found: int, limits: Limits, field: str = "") -> None:
 def _small(limits: Limits, max_value_bytes: int | None = None) -> int:
     """Return the bytes of text that exceed no limit of a step as JSON, where a byte may become six characters."""
     return min(limits.step_bytes // 6, limits.step_bytes if max_value_bytes is None else max_value_bytes)
+
+
+def check_summary(field: str, summary: EpisodeSummary, limits: Limits) -> None:
+    """ValidationError if the texts of a summary have more characters together than `limits.summary`."""
+    characters = sum(map(len, (summary.text, summary.created_by, *summary.key_steps, *summary.key_concepts)))
+    if characters > limits.summary:
+        raise limit_error(field, "characters", limits.summary, characters, "summary")
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:

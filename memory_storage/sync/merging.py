@@ -289,6 +289,8 @@ def _merge_field(name: str, base: Any, mine: Any, theirs: Any, prefer: Side) -> 
     if name in _BY_KEY:
         merged, clashes = _merge_keys(base or {}, mine, theirs, prefer)
         return {name: merged}, [f"{name}.{key}" for key in clashes]
+    if name == "summary" and mine and theirs and mine == theirs.model_copy(update={"created_at": mine.created_at}):
+        return {}, []  # both sides have summarized the same in the same way, at another time
     if name == "context":
         changes, clashes = _three_way(base.__dict__ if base else {}, mine.__dict__, theirs.__dict__, prefer)
         return {name: theirs.model_copy(update=changes)}, [f"{name}.{key}" for key in clashes]

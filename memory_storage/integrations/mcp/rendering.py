@@ -57,6 +57,12 @@ def head_of(episode: Episode) -> str:
     lines += [f"- {name}: {inline(str(value))}" for name, value in facts.items() if value]
     if episode.outcome is not None:
         lines += ["", "## Outcome", "", fenced(_outcome_text(episode.outcome))]
+    if (summary := episode.summary) is not None:
+        lines += ["", "## Summary", "", fenced(printable(summary.text))]
+        lists = {"Key steps": summary.key_steps, "Key concepts": summary.key_concepts}
+        for title, texts in lists.items():
+            if texts:
+                lines += ["", f"### {title}", "", *[f"- {inline(text)}" for text in texts]]
     if (notes := episode.reflection) is not None:
         sections = {"Successes": notes.successes, "To improve": notes.improvements, "Learned": notes.insights}
         for title, texts in sections.items():

@@ -1,0 +1,1 @@
+"""Summaries of episodes: the repository and its statements."""
