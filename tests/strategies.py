@@ -120,6 +120,17 @@ def reflections(when: st.SearchStrategy[datetime] = moments) -> st.SearchStrateg
     )
 
 
+def summaries(when: st.SearchStrategy[datetime] = moments) -> st.SearchStrategy[ms.EpisodeSummary]:
+    return st.builds(
+        ms.EpisodeSummary,
+        text=texts,
+        key_steps=text_lists,
+        key_concepts=text_lists,
+        created_by=texts,
+        created_at=when,
+    )
+
+
 def steps(when: st.SearchStrategy[datetime] = moments) -> st.SearchStrategy[ms.Step]:
     return st.builds(
         ms.Step,
@@ -157,6 +168,7 @@ def episodes(when: st.SearchStrategy[datetime] = moments) -> st.SearchStrategy[m
         outcome=st.none() | outcomes,
         reward=st.none() | rewards,
         reflection=st.none() | reflections(when),
+        summary=st.none() | summaries(when),
         artifacts=text_lists,
         tags=tags,
         metadata=json_objects,

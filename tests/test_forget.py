@@ -48,6 +48,9 @@ def canary_episode(name: str = CANARY, **fields: Any) -> ms.Episode:
             "reflection": ms.Reflection(
                 successes=[f"{name}success"], improvements=[f"{name}better"], insights=[f"{name}insight"]
             ),
+            "summary": ms.EpisodeSummary(
+                text=f"{name}summary", key_steps=[f"{name}keystep"], key_concepts=[f"{name}concept"], created_by=f"{name}by"
+            ),
             "steps": [step, failed],
             **fields,
         }
@@ -92,6 +95,8 @@ class Canary:
         for text in ("second", "third"):
             changed = {"task_description": f"{CANARY}{text}" * 300, "tags": [f"{CANARY}{text}tag"]}
             self.episode = storage.episodes.save(self.episode.model_copy(update=changed))
+        storage.summaries.put(self.episode.id, f"{CANARY}resummed" * 300, key_steps=[f"{CANARY}late"])
+        self.episode = storage.episodes.get(self.episode.id)
         storage.episodes.append_step(self.episode.id, ms.Step(tool=f"{CANARY}appended"))
         self.learned = storage.patterns.save(
             ms.Heuristic(condition=f"{CANARY}condition", action="a", evidence=[self.episode.id])

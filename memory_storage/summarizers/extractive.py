@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
+from math import log1p
 from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
@@ -189,13 +190,16 @@ def _choose(sentences: Sequence[_Sentence], probabilities: dict[str, float], mos
 
 
 def _probabilities(sentences: Iterable[_Sentence]) -> dict[str, float]:
-    """Return the probability of each word: its share of the weights of the sentences that have it."""
+    """Return the probability of each word: its share of the weights of the sentences that have it.
+
+    The logarithm keeps what fifty outputs repeat from outweighing what an insight says once.
+    """
     weights: dict[str, float] = {}
     for one in sentences:
         for word in one.words:
             weights[word] = weights.get(word, 0.0) + one.weight
-    total = sum(weights.values())
-    return {word: weight / total for word, weight in weights.items()}
+    total = sum(map(log1p, weights.values()))
+    return {word: log1p(weight) / total for word, weight in weights.items()}
 
 
 def _concepts(sentences: Iterable[_Sentence], probabilities: Mapping[str, float], most: int) -> list[str]:

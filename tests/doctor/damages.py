@@ -195,6 +195,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "undecodable.episodes",
         sql(f"UPDATE episodes SET document = json_set(document, '$.unheard_of', '{SECRET}') WHERE seq IN (2, 5)"),
     ),
+    "a summary is none": (
+        "undecodable.episodes",
+        sql(
+            "UPDATE episodes SET document = json_set(document, '$.summary', json('{\"text\": 5}')) WHERE seq = 7",
+            f"UPDATE episodes SET document = json_set(document, '$.summary', '{SECRET}') WHERE seq = 10",
+        ),
+    ),
     "documents are no JSON": (
         "undecodable.patterns",
         without_triggers(

@@ -31,6 +31,7 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Abstained: {"reason": "r"},
     ms.RewardScore: {"total": 1.0},
     ms.Reflection: {},
+    ms.EpisodeSummary: {"text": "t"},
     ms.StepOk: {},
     ms.StepError: {"message": "m"},
     ms.StepTimeout: {},

@@ -53,6 +53,7 @@ NO_STRINGS = {
     "Callable[[str], int] | None",
     "Progress | None",
     "OnCorrupt",
+    "Summarizer | None",
     "EmbeddingModel",
     "Registered",
     "Callable[[Any], str]",
@@ -314,6 +315,11 @@ def _add_ids() -> None:
         "checkpoints.count.episode_id": lambda m, text: m.checkpoints.count(text),
         "storage.buffered_steps.episode_id": lambda m, text: m.buffered_steps(text),
         "episodes.complete.episode_id": lambda m, text: m.episodes.complete(text, ms.Success(verdict="v")),
+        "summaries.put.episode_id": lambda m, text: m.summaries.put(text, "t"),
+        "summaries.get.episode_id": lambda m, text: m.summaries.get(text),
+        "summaries.find.episode_id": lambda m, text: m.summaries.find(text),
+        "summaries.delete.episode_id": lambda m, text: m.summaries.delete(text),
+        "summaries.summarize.episode_id": lambda m, text: m.summaries.summarize(text),
         "steps.get.step_id": lambda m, text: m.steps.get(text),
         "steps.find.step_id": lambda m, text: m.steps.find(text),
         "steps.delete.step_id": lambda m, text: m.steps.delete(text),
@@ -438,6 +444,21 @@ def _complete(name: str, g: Ground) -> None:
     ended = g.scratch.episodes.complete(episode.id, outcome, reflection=reflection)
     assert g.scratch.episodes.get(episode.id) == ended
     assert (ended.outcome, ended.reflection) == (outcome, reflection)
+
+
+def _put_summary(name: str, g: Ground) -> None:
+    value = [g.text] if name in ("key_steps", "key_concepts") else g.text
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    if name == "text" and not g.text.strip():
+        with raises(ms.ValidationError, field="text"):
+            g.scratch.summaries.put(episode.id, g.text)
+    else:
+        stored = g.scratch.summaries.put(episode.id, **{"text": "t", name: value})
+        assert getattr(stored, name) == value
+        assert g.scratch.summaries.get(episode.id) == g.scratch.episodes.get(episode.id).summary == stored
+        if g.has_words and name != "created_by" and len(g.text) <= MAX_CHARACTERS:
+            assert episode.id in _ids(g.scratch.episodes.search(g.text, k=1_000))
+    g.scratch.episodes.delete(episode.id)
 
 
 def _pattern_of(text: str) -> ms.AnyPattern:
@@ -731,6 +752,10 @@ def _add_writes() -> None:
             "episodes.complete.outcome": partial(_complete, "outcome"),
             "episodes.complete.reflection": partial(_complete, "reflection"),
             "episodes.complete.recalled": _complete_with_recall,
+            **{
+                f"summaries.put.{name}": partial(_put_summary, name)
+                for name in ("text", "key_steps", "key_concepts", "created_by")
+            },
             "patterns.save.pattern": _save_pattern,
             "patterns.save_many.patterns": _save_pattern,
             "patterns.import_many.patterns": _import_pattern,
@@ -777,6 +802,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
         on.pop("owner_type", "episode"), on.pop("owner_id", new_id()), **on
     ),
     "spatiotemporal.trajectory": lambda m, **on: m.spatiotemporal.trajectory(on.pop("episode_id", new_id()), **on),
+    "summaries.summarize_many": lambda m, **on: m.summaries.summarize_many(**on),
     "analytics.by": lambda m, **on: m.analytics.by(on.pop("dimension", "tool"), **on),
     "analytics.by_stage": lambda m, **on: m.analytics.by_stage(**on),
     "analytics.compare": lambda m, **on: m.analytics.compare(ALL_TIME, ALL_TIME, **on),
@@ -799,7 +825,11 @@ def _answered(run: Callable[..., Any], name: str, ground: Ground) -> None:
 
 
 def _add_answers() -> None:
-    kinds = {"patterns": ms.PatternRepository, "spatiotemporal": ms.SpatiotemporalRepository}
+    kinds = {
+        "patterns": ms.PatternRepository,
+        "spatiotemporal": ms.SpatiotemporalRepository,
+        "summaries": ms.SummaryRepository,
+    }
     for method, run in ANSWERS.items():
         kind, name = method.split(".")
         for argument in _arguments(getattr(kinds.get(kind, ms.AnalyticsRepository), name)):

@@ -61,7 +61,7 @@ NAMES = (
 )
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
-REPOSITORIES += ("items", "logs", "relationships", "checkpoints")
+REPOSITORIES += ("items", "logs", "relationships", "checkpoints", "summaries")
 VECTOR = [0.5] * 384
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 ALWAYS = ms.Interval()
@@ -100,6 +100,7 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
         )
     )
     memory.checkpoints.import_many([_checkpoint(ids, owner)])
+    memory.summaries.put(ids.episode, f"summary {owner}", key_steps=[owner], key_concepts=[owner])
     for key in (ids.pattern, ids.second_pattern):
         memory.patterns.save(ms.Heuristic(id=key, condition=owner, action=owner, tags=["shared"]))
     for owner_type, key in (("episode", ids.episode), ("step", ids.step), ("pattern", ids.pattern)):
@@ -368,6 +369,12 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "relationships.path": [lambda m, i: m.relationships.path(i.episode, i.episode)],
     "relationships.iterate": [lambda m, i: list(m.relationships.iterate())],
     "relationships.count": [lambda m, i: m.relationships.count()],
+    "summaries.put": [lambda m, i: m.summaries.put(i.episode, "mine")],
+    "summaries.get": [lambda m, i: m.summaries.get(i.episode)],
+    "summaries.find": [lambda m, i: m.summaries.find(i.episode)],
+    "summaries.delete": [lambda m, i: m.summaries.delete(i.episode)],
+    "summaries.summarize": [lambda m, i: m.summaries.summarize(i.episode)],
+    "summaries.summarize_many": [lambda m, i: m.summaries.summarize_many(replace=True, text="words")],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
     "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
     "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],

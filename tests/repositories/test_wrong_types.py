@@ -109,7 +109,8 @@ def _public(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]
     """The methods of a storage, its repositories and what those hold."""
     objects = [storage, storage.circuit_breaker, storage.spatiotemporal.episodes, storage.embeddings.index]
     objects += [getattr(storage, name) for name in ("episodes", "steps", "patterns", "embeddings", "spatiotemporal")]
-    for owner in [*objects, storage.analytics, storage.retention, storage.relationships, storage.checkpoints]:
+    objects += [storage.relationships, storage.checkpoints, storage.summaries]
+    for owner in [*objects, storage.analytics, storage.retention]:
         for name in dir(type(owner)):
             is_no_method = isinstance(inspect.getattr_static(type(owner), name), property | RenamedAttribute)
             if not name.startswith("_") and not is_no_method and callable(getattr(owner, name)):

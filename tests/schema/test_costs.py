@@ -42,6 +42,7 @@ def have(storage: ms.MemoryStorage) -> SimpleNamespace:
     episodes = storage.episodes.save_many([_episode(n) for n in range(3)])
     patterns = storage.patterns.save_many([_pattern(), _pattern()])
     storage.embeddings.put("episode", episodes[0].id, VECTOR, model=MODEL)
+    storage.summaries.put(episodes[1].id, "a summary")
     return SimpleNamespace(
         episode=episodes[0],
         id=episodes[0].id,
@@ -169,6 +170,8 @@ READS: dict[str, Call] = {
     "relationships.topological_order": lambda s, have: s.relationships.topological_order(have.id),
     "relationships.path": lambda s, have: s.relationships.path(have.id, have.other.id),
     "relationships.count": lambda s, have: s.relationships.count(),
+    "summaries.get": lambda s, have: s.summaries.get(have.other.id),
+    "summaries.find": lambda s, have: s.summaries.find(have.other.id),
     "retention.plan": lambda s, have: s.retention.plan(ms.RetentionPolicy(max_episodes=1)),
 }
 
@@ -198,6 +201,8 @@ WRITES: dict[str, tuple[int, Call]] = {
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
     "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
     "episodes.delete": (1, lambda s, have: s.episodes.delete(have.id)),
+    "summaries.put": (3, lambda s, have: s.summaries.put(have.id, "what it came to")),
+    "summaries.delete": (1, lambda s, have: s.summaries.delete(have.other.id)),
     "steps.delete": (2, lambda s, have: s.steps.delete(have.step)),
     "patterns.save a new one": (3, lambda s, have: s.patterns.save(_pattern())),
     "patterns.save a changed one": (2, lambda s, have: s.patterns.save(have.pattern)),
@@ -293,7 +298,7 @@ def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, h
 def test_the_tables_name_every_method(storage: ms.MemoryStorage):
     named = {name.split()[0] for name in (*READS, *ITERATIONS, *WRITES, *IMPORTS)}
     repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
-    repositories += ("relationships", "checkpoints")
+    repositories += ("relationships", "checkpoints", "summaries")
     methods = {
         f"{repository}.{method}"
         for repository in repositories
@@ -301,6 +306,7 @@ def test_the_tables_name_every_method(storage: ms.MemoryStorage):
         if not method.startswith("_")
         # These have tests of their own.
         and method not in {"index", "embed", "reembed", "flush", "episodes", "apply", "learn", "handoff", "resume"}
+        and method not in {"summarize", "summarize_many"}
     }
     assert methods == named
 

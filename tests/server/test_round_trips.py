@@ -42,6 +42,7 @@ class Known:
         self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
         self.checkpoint = memory.episodes.checkpoint(self.episode.id, "known", state={"next": "continue"})
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
+        memory.summaries.put(self.other.id, "words")
         self.other = memory.episodes.complete(self.other.id, ms.Success(verdict="words"))
         self.place = memory.spatiotemporal.put(self.new_place())
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
@@ -82,6 +83,8 @@ OTHERS = {
     "embeddings.reembed",
     "patterns.learn",
     "retention.apply",
+    "summaries.summarize",
+    "summaries.summarize_many",
 }
 
 Case = Callable[[ms.MemoryStorage, Known], Any]
@@ -275,6 +278,10 @@ CASES: dict[str, list[Case]] = {
     "relationships.path": [lambda m, k: m.relationships.path(k.episode.id, k.other.id)],
     "relationships.iterate": [lambda m, k: list(m.relationships.iterate())],
     "relationships.count": [lambda m, k: m.relationships.count()],
+    "summaries.put": [lambda m, k: m.summaries.put(k.episode.id, "summary", key_steps=["1: t"])],
+    "summaries.get": [lambda m, k: m.summaries.get(k.other.id)],
+    "summaries.find": [lambda m, k: m.summaries.find(k.episode.id)],
+    "summaries.delete": [lambda m, k: m.summaries.delete(k.other.id)],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
     "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
     "analytics.span": [lambda m, k: m.analytics.span()],
@@ -363,8 +370,10 @@ def test_methods_that_may_take_more_are_documented(counted):
         ),
         "the same, and nothing to store": lambda m, k: m.patterns.learn(),
         "the checkpoint, and to store": lambda m, k: m.episodes.resume(k.checkpoint.id),
+        "the episode, and to store": lambda m, k: m.summaries.summarize(k.episode.id),
+        "a page of episodes, and to store those of it": lambda m, k: m.summaries.summarize_many(),
     }
-    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 4, 2, 2]
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 4, 2, 2, 2, 2]
 
 
 def test_every_public_method_has_a_case_here(counted):

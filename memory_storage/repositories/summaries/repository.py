@@ -37,7 +37,7 @@ from . import sql
 
 _ATTEMPTS = 3  # to summarize an episode that other writers change meanwhile
 _BATCH = 100  # summaries of one round trip
-_SIZE_CHECK = 1  # the number of the statement that checks the limit
+_SIZE_CHECK = 2  # the number of the statement that checks the limit
 
 _Row = tuple[str, str]
 """The ID of an episode, and JSON: its summary, and what identifies the state in which it was read."""
