@@ -49,5 +49,7 @@ def downgrade() -> None:
         WHERE CASE WHEN json_valid(document) THEN json_type(document, '$.summary') IS NOT NULL END""",
             f"DROP VIEW {old.name}",
             old,
+            # A server finds only what is in the index.
+            "INSERT INTO index_changes VALUES (1)",
         )
     )

@@ -182,6 +182,25 @@ def test_an_ongoing_entry_is_a_moment_in_the_older_schema(storage: ms.MemoryStor
     assert_consistent(storage.engine)
 
 
+def test_a_downgrade_removes_what_older_versions_cannot_read(storage: ms.MemoryStorage):
+    plain, summarized = storage.episodes.save_many(
+        [ms.Episode(task_description=text, reflection=ms.Reflection(insights=["日本語"])) for text in ("plain", "other")]
+    )
+    storage.summaries.put(summarized.id, "a clockwork 時計は止まった")
+    storage.episodes.query(text="clockwork")
+    (before,) = [script.down_revision for script in _revisions() if script.revision == "0016"]
+    migrate.downgrade(storage.engine, before)
+    with storage.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT document ->> '$.summary', words ->> '$.summary' FROM episodes").all()
+    assert {tuple(row) for row in rows} == {(None, None)}
+    migrate.upgrade(storage.engine)
+    assert storage.episodes.get(plain.id) == plain
+    assert storage.episodes.get(summarized.id).summary is None
+    assert storage.episodes.count(text="日本語") == 2
+    assert storage.episodes.count(text="clockwork") == storage.episodes.count(text="止まった") == 0
+    assert_consistent(storage.engine)
+
+
 def test_an_upgrade_at_the_newest_revision_changes_no_row(storage: ms.MemoryStorage):
     _fill(storage)
     before = dump(storage.engine)
