@@ -39,6 +39,7 @@ MODULES = (
     "memory_storage.errors",
     "memory_storage.models",
     "memory_storage.embedders",
+    "memory_storage.summarizers",
     "memory_storage.repositories",
     "memory_storage.resilience",
     "memory_storage.engine",

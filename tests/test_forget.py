@@ -49,7 +49,10 @@ def canary_episode(name: str = CANARY, **fields: Any) -> ms.Episode:
                 successes=[f"{name}success"], improvements=[f"{name}better"], insights=[f"{name}insight"]
             ),
             "summary": ms.EpisodeSummary(
-                text=f"{name}summary", key_steps=[f"{name}keystep"], key_concepts=[f"{name}concept"], created_by=f"{name}by"
+                text=f"{name}summary",
+                key_steps=[f"{name}keystep"],
+                key_concepts=[f"{name}concept"],
+                created_by=f"{name}by",
             ),
             "steps": [step, failed],
             **fields,

@@ -45,11 +45,12 @@ _OUTCOME, _INSIGHT, _NOTE, _ERROR, _TASK, _ACTION, _OUTPUT = 3.0, 3.0, 1.5, 1.5,
 class ExtractiveSummarizer:
     """Summarizes an episode by its own sentences, steps and words: deterministic, without a model or a download.
 
-    The key steps are those that failed, those that recovered from a failure, the last one, and the first use of each
-    tool, as many as there is room for. The key concepts are the words that the task, the outcome and the insights have
-    most often. Words are runs of letters, in any script; stop words are known of English, German, French and Spanish.
+    The key steps are the last one, those that failed, those that recovered from a failure, and the first use of each
+    tool, as many as there is room for. The key concepts are the most probable words. Words are runs of letters, in any
+    script; stop words are known of English, German, French and Spanish.
 
-    Of an episode with much output, of each output only the beginning is read: 500,000 characters of all steps together, or 100 of each.
+    Of an episode with much output, the beginning of each output is read: 500,000 characters of all steps together, or
+    100 of each.
 
     Args:
         max_chars: The most characters of the text, from 100.

@@ -31,6 +31,8 @@ _PAGES = (
     ("memory_storage.settings", "settings", "Settings"),
     ("memory_storage.errors", "errors", "Errors"),
     ("memory_storage.embedders", "embedders", "Embedders"),
+    ("memory_storage.summarizers", "summaries", "Summary repository and summarizers"),
+    ("memory_storage.repositories.summaries", "summaries", "Summary repository and summarizers"),
     ("memory_storage.repositories.episodes", "episodes", "Episode repository"),
     ("memory_storage.repositories.steps", "steps", "Step repository"),
     ("memory_storage.repositories.patterns", "patterns", "Pattern repository"),

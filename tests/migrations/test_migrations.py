@@ -183,8 +183,9 @@ def test_an_ongoing_entry_is_a_moment_in_the_older_schema(storage: ms.MemoryStor
 
 
 def test_a_downgrade_removes_what_older_versions_cannot_read(storage: ms.MemoryStorage):
+    reflection = ms.Reflection(insights=["日本語"])
     plain, summarized = storage.episodes.save_many(
-        [ms.Episode(task_description=text, reflection=ms.Reflection(insights=["日本語"])) for text in ("plain", "other")]
+        [ms.Episode(task_description=text, reflection=reflection) for text in ("plain", "other")]
     )
     storage.summaries.put(summarized.id, "a clockwork 時計は止まった")
     storage.episodes.query(text="clockwork")

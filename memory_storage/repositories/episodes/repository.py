@@ -573,7 +573,7 @@ class EpisodeRepository(Repository):
         """Return a page of the episodes that pass all filters, by `started_at`.
 
         Archived episodes are excluded unless `archived` is True (only those) or None (all). `text` matches words,
-        "phrases" or a prefix*: all of them, in the description, outcome, reflection, tags or any of the steps.
+        "phrases" or a prefix*: all of them, in the description, outcome, reflection, summary, tags or any of the steps.
 
         Args:
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
