@@ -38,7 +38,7 @@ _WORD = re.compile("[^\\W\\d_]+(?:['\u2019][^\\W\\d_]+)*")
 _SENTENCE_WORDS = 4  # of an output: less is a value, not a sentence
 _LETTERS = 0.75  # the least share of letters and spaces of a sentence in an output: less is code or data
 
-# How much the parts of an episode count. Whoever reads a summary sees the task as well: it counts no more than a step.
+# How much the parts of an episode count. A reader of a summary sees the task as well: it counts no more than a step.
 _OUTCOME, _INSIGHT, _NOTE, _ERROR, _TASK, _ACTION, _OUTPUT = 3.0, 3.0, 1.5, 1.5, 1.0, 1.0, 0.5
 
 

@@ -35,7 +35,7 @@ from memory_storage.summarizers import ExtractiveSummarizer, Summarizer
 
 from . import sql
 
-_ATTEMPTS = 3  # to summarize an episode that other writers change meanwhile
+_ATTEMPTS = 3  # to summarize an episode that other writers keep changing
 _BATCH = 100  # summaries of one round trip
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
@@ -145,7 +145,7 @@ class SummaryRepository(Repository):
     def summarize(self, episode_id: UUID | str, summarizer: Summarizer | None = None) -> EpisodeSummary:
         """Read an episode, have its summary written, and store it, replacing an existing one. Two round trips.
 
-        The summarizer is called between them, outside of any transaction. If the episode has changed meanwhile, it is
+        The summarizer is called between them, outside of any transaction. If the episode changes during the call, it is
         read and summarized again, three times in all.
 
         Args:
@@ -227,7 +227,7 @@ class SummaryRepository(Repository):
         return done
 
     def _summarize_again(self, episode_id: str, summarizer: Summarizer) -> bool:
-        """Summarize an episode that has changed meanwhile; returns whether it still exists."""
+        """Summarize an episode that has changed since it was read; returns whether it still exists."""
         try:
             self.summarize(episode_id, summarizer)
         except NotFoundError:

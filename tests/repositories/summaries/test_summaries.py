@@ -31,11 +31,11 @@ def episode(storage):
 class Recording:
     """A summarizer that does something else while it works."""
 
-    meanwhile: Callable[[ms.Episode], object] = lambda episode: None
+    interfere: Callable[[ms.Episode], object] = lambda episode: None
     texts: list[str] = field(default_factory=list)
 
     def summarize(self, episode: ms.Episode) -> ms.EpisodeSummary:
-        self.meanwhile(episode)
+        self.interfere(episode)
         self.texts.append(f"{len(episode.steps)} steps of {episode.task_description}")
         return ms.EpisodeSummary(text=self.texts[-1], created_by="Recording")
 
@@ -216,8 +216,8 @@ def test_an_episode_is_summarized_by_its_own_sentences(storage, episode):
 
 
 @pytest.mark.parametrize("change", ["a step", "the description", "a deleted step"])
-def test_what_changed_meanwhile_is_summarized_again(storage, episode, change):
-    def meanwhile(read):
+def test_what_changed_during_the_call_is_summarized_again(storage, episode, change):
+    def interfere(read):
         if summarizer.texts:
             return
         if change == "a step":
@@ -227,7 +227,7 @@ def test_what_changed_meanwhile_is_summarized_again(storage, episode, change):
         else:
             storage.episodes.save(read.model_copy(update={"task_description": "changed"}))
 
-    summarizer = Recording(meanwhile)
+    summarizer = Recording(interfere)
     summary = storage.summaries.summarize(episode.id, summarizer)
     count = {"a step": 3, "the description": 2, "a deleted step": 1}[change]
     task = "changed" if change == "the description" else "Fix the login"
@@ -244,7 +244,7 @@ def test_an_episode_that_keeps_changing_is_a_conflict(storage, episode):
     assert storage.summaries.find(episode.id) is None
 
 
-def test_an_episode_that_is_deleted_meanwhile_is_not_found(storage, episode):
+def test_an_episode_that_is_deleted_during_the_call_is_not_found(storage, episode):
     with raises(ms.NotFoundError):
         storage.summaries.summarize(episode.id, Recording(lambda read: storage.episodes.delete(read.id)))
 
@@ -299,13 +299,13 @@ def test_all_episodes_of_a_filter_are_summarized_in_batches(storage):
 def test_episodes_that_change_or_vanish_during_a_batch_are_right(storage):
     saved = storage.episodes.save_many([ms.Episode(task_description=f"task {n}") for n in range(3)])
 
-    def meanwhile(read):
+    def interfere(read):
         if read.id == saved[0].id and len(read.steps) < 1:
             storage.episodes.append_step(read.id, ms.Step(tool="late"))
         if read.id == saved[1].id:
             storage.episodes.delete(read.id)
 
-    assert storage.summaries.summarize_many(Recording(meanwhile)) == 2
+    assert storage.summaries.summarize_many(Recording(interfere)) == 2
     assert storage.summaries.get(saved[0].id).text == "1 steps of task 0"
     assert storage.summaries.get(saved[2].id).text == "0 steps of task 2"
 
