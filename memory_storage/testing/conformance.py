@@ -170,6 +170,19 @@ class Conformance:
         assert ended.reward.total == 0.75
         assert isolated.episodes.get(episode.id) == ended
 
+    def test_a_summary_is_stored_with_its_episode(self, isolated: _Storage) -> None:
+        """It is found by its words, and removed without a trace."""
+        episode = isolated.episodes.save(_episode())
+        summary = isolated.summaries.put(episode.id, f"clockwork {_TEXT}", key_steps=[_TEXT], key_concepts=[_TEXT])
+        assert isolated.summaries.get(episode.id) == isolated.episodes.get(episode.id).summary == summary
+        assert isolated.episodes.count(text="clockwork") == 1
+        again = isolated.summaries.put(episode.id, summary.text, key_steps=[_TEXT], key_concepts=[_TEXT])
+        assert (again, isolated.episodes.get(episode.id).version) == (summary, 2)
+        assert isolated.summaries.summarize(episode.id).created_by == "ExtractiveSummarizer"
+        assert isolated.summaries.delete(episode.id) is True
+        assert isolated.summaries.find(episode.id) is None
+        assert isolated.episodes.count(text="clockwork") == 0
+
     def test_what_is_archived_is_left_out_until_it_is_restored(self, isolated: _Storage) -> None:
         """Queries select it by `archived`."""
         episode = isolated.episodes.save(_episode())

@@ -109,6 +109,14 @@ def _kept(settings: ms.Settings, table: str) -> set[Any]:
         return {row[0] for row in view.execute([(f"SELECT {column} FROM {name}", [])])[0]}
 
 
+def test_words_that_came_one_by_one_are_no_damage(database):
+    with ms.MemoryStorage.open(str(database)) as storage:
+        episode = storage.episodes.save(ms.Episode(task_description="日本語", tags=["日本"]))
+        storage.summaries.put(episode.id, "時計は止まった")
+        storage.episodes.complete(episode.id, ms.Success(verdict="漢字"))
+    assert check(ms.Settings(database=str(database))).findings == []
+
+
 def test_a_database_in_normal_use_is_healthy(storage):
     _fill(storage)
     if storage.settings.database != ":memory:":  # which is another one for each connection

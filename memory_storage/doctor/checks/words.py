@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Connection
 
 from memory_storage.doctor.findings import Finding, about_rows
@@ -44,5 +46,13 @@ def _differences(connection: Connection, table: str) -> Iterator[_Difference]:
             wanted = words_of(*(text and text.decode() for text in written))
         except ValueError:
             continue
-        if wanted != (words and words.decode(errors="replace")):
+        if _texts_of(wanted) != _texts_of(words):
             yield seq, wanted
+
+
+def _texts_of(words: str | bytes | None) -> Any:
+    """Return the texts by name: what a statement has added to the others stands in another order."""
+    try:
+        return words and from_json(words)
+    except ValueError:
+        return words
