@@ -31,7 +31,7 @@ WRITE: dict[str, str] = {
     "HybridSearchConfig": "storage.episodes.search(text, vector=..., weights=Weights(...))",
     "KeepAliveConfig": "PoolSettings(idle_timeout=...), in seconds",
     "MonitoringStorageBackend": "storage.metrics() and storage.analytics",
-    "Pattern": "ToolSequence, DecisionPoint, ErrorRecovery, ContextPattern or Heuristic",
+    "Pattern": "ToolSequence, DecisionPoint, ErrorRecovery, ContextPattern, Heuristic or Playbook",
     "PatternEffectiveness": "models.Effectiveness",
     "PatternQuery": "keywords of storage.patterns.query(...), like kind='heuristic'",
     "PoolConfig": "PoolSettings(max_connections=..., connect_timeout=...), in seconds",

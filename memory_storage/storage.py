@@ -716,9 +716,9 @@ class MemoryStorage(Repositories):
 
         Steps, vectors, places, relationships and checkpoints are erased with it, from every table and index, as is what
         the doctor has quarantined of it; with a namespace its items and logs too. The episode is removed from the
-        evidence of patterns; a pattern without other evidence is erased too. A digest of each id is kept as a
-        tombstone, so that no stale copy is imported or saved again; not of items and records, whose keys may be used
-        again. Backups and exports are not changed.
+        evidence of patterns; a pattern without other evidence is erased too, and so is a playbook that was composed
+        from such a pattern. A digest of each id is kept as a tombstone, so that no stale copy is imported or saved
+        again; not of items and records, whose keys may be used again. Backups and exports are not changed.
 
         Args:
             episode: The id of an episode of this namespace.

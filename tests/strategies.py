@@ -232,6 +232,21 @@ PATTERNS_BY_KIND: dict[str, st.SearchStrategy[Any]] = {
     "context_pattern": _pattern(ms.ContextPattern, context_features=text_lists, recommended_approach=texts),
     "heuristic": _pattern(ms.Heuristic, condition=texts, action=texts, confidence=ratios),
 }
+playbook_steps = st.builds(
+    ms.PlaybookStep,
+    action=texts.filter(bool),
+    tool=st.none() | texts,
+    condition=st.none() | texts,
+    parameters=json_objects,
+    expected_result=st.none() | texts,
+    on_error=st.none() | texts,
+)
+PATTERNS_BY_KIND["playbook"] = _pattern(
+    ms.Playbook,
+    name=texts.filter(bool),
+    steps=st.lists(playbook_steps, min_size=1, max_size=3),
+    sources=st.lists(st.uuids(), max_size=2),
+)
 patterns = st.one_of(*PATTERNS_BY_KIND.values())
 
 

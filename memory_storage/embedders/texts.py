@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from memory_storage.models import AnyPattern, Episode, Step
+from memory_storage.models import AnyPattern, Episode, Playbook, Step
 
 
 def text_of(item: Episode | Step | AnyPattern) -> str:
@@ -15,6 +15,8 @@ def text_of(item: Episode | Step | AnyPattern) -> str:
         return "\n".join(_of_episode(item))
     if isinstance(item, Step):
         return "\n".join(_of_step(item))
+    if isinstance(item, Playbook):
+        return "\n".join(_of_playbook(item))
     skipped = {"id", "version", "context", "evidence", "metadata", "effectiveness", "created_at", "updated_at", "kind"}
     return "\n".join(_texts(value for name, value in item if name not in skipped))
 
@@ -38,6 +40,12 @@ def _of_step(step: Step) -> Iterator[str]:
         yield json.dumps(step.parameters, ensure_ascii=False)
     for name in ("output", "message"):
         yield from _texts((getattr(step.result, name, None),))
+
+
+def _of_playbook(playbook: Playbook) -> Iterator[str]:
+    yield from _texts((playbook.name, playbook.description, playbook.tags))
+    for step in playbook.steps:
+        yield " ".join(_texts((step.condition, step.tool, step.action, step.expected_result, step.on_error)))
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:

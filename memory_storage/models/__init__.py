@@ -23,6 +23,7 @@ from .analytics import (
     Trend,
 )
 from .checkpoint import Checkpoint, Handoff
+from .composition import PlaybookStep
 from .embedding import (
     Embedding,
     EmbeddingMode,
@@ -93,6 +94,7 @@ from .pattern import (
     Pattern,
     PatternKind,
     PatternStatistics,
+    Playbook,
     ToolSequence,
 )
 from .proportion import Rate
@@ -202,6 +204,8 @@ __all__ = [
     "PatternStatistics",
     "PeriodFigures",
     "PlaceOwner",
+    "Playbook",
+    "PlaybookStep",
     "Point",
     "PoolStats",
     "PutItem",

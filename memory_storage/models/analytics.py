@@ -253,7 +253,7 @@ class PatternFigures:
     Attributes:
         id: the pattern.
         kind: its kind.
-        description: its description.
+        description: its description; of a playbook, its name and its purpose.
         times_retrieved: how often it was retrieved.
         times_applied: how often it was applied.
         success: the share of successful applications.

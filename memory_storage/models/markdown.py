@@ -8,9 +8,9 @@ closes a tag that the prompt has around it. That the reader of a prompt obeys a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
@@ -21,6 +21,7 @@ from .display import shortened
 from .proportion import wilson
 
 if TYPE_CHECKING:  # these modules import this one
+    from .composition import PlaybookStep
     from .episode import Episode, Step
     from .pattern import AnyPattern
     from .summary import EpisodeSummary
@@ -43,7 +44,7 @@ class Detail:
     Attributes:
         text: characters of a description, a verdict or a reason.
         output: characters of the parameters and the output of a step; 0 leaves them out.
-        steps: steps; 0 leaves only the tools.
+        steps: steps; 0 leaves only the tools, in one line.
         notes: insights and suggested improvements.
     """
 
@@ -143,24 +144,80 @@ def episode_markdown(
 def pattern_markdown(pattern: AnyPattern, detail: Detail, *, facts: Sequence[str] = ()) -> str:
     """Return a pattern as an item of a list, with its success rate and the evidence for it.
 
+    The numbered steps of a playbook follow, whole, as many as the detail allows; the last line counts the others.
+
     Args:
         pattern: The pattern.
         detail: How much of its text.
         facts: What follows the rate.
     """
-    said = inline(pattern.description or _content(pattern), detail.text)
     content = _content(pattern)
-    if pattern.description and detail.notes and content not in pattern.description:
+    said = inline(pattern.title or content, detail.text)
+    has_steps = pattern.kind == "playbook" and detail.steps > 0
+    if pattern.title and detail.notes and content not in pattern.title and not has_steps:
         said += f" ({inline(content, detail.text)})"
-    interval = wilson(round(pattern.success_rate * pattern.occurrence_count), pattern.occurrence_count, _CONFIDENCE)
-    known = [f"success rate {pattern.success_rate:.0%} of {pattern.occurrence_count:,}"]
+    known = _observations(pattern)
+    label = pattern.kind.replace("_", " ").capitalize()  # without it, a text could begin a heading or a list
+    lines = [f"- {label}: {said or '(no description)'} ({', '.join([*known, *facts])})"]
+    if pattern.kind == "playbook" and detail.steps:
+        lines += _playbook_steps(pattern.steps, detail)
+    return "\n".join(lines)
+
+
+def _observations(pattern: AnyPattern) -> list[str]:
+    """Return the success rate with its interval, and the use of a pattern.
+
+    A playbook that was written by hand has no evidence, and the rate of its applications.
+    """
+    used, rate, count = pattern.effectiveness, pattern.success_rate, pattern.occurrence_count
+    if pattern.kind == "playbook" and not pattern.evidence and (rate, count) == (0, 1):
+        if not used.times_applied:
+            return ["not applied yet"]
+        rate, count = min(1.0, used.success_when_applied / used.times_applied), used.times_applied
+    interval = wilson(round(rate * count), count, _CONFIDENCE)
+    known = [f"success rate {rate:.0%} of {count:,}"]
     if interval.low is not None and interval.high is not None:
         known.append(f"{_CONFIDENCE:.0%} interval {interval.low:.0%} to {interval.high:.0%}")
-    used = pattern.effectiveness
     if used.times_applied:
         known.append(f"applied {counted(used.times_applied, 'time')}, {used.success_when_applied:,} with success")
-    label = pattern.kind.replace("_", " ").capitalize()  # without it, a text could begin a heading or a list
-    return f"- {label}: {said or '(no description)'} ({', '.join([*known, *facts])})"
+    return known
+
+
+def _playbook_steps(steps: Sequence[PlaybookStep], detail: Detail) -> Iterator[str]:
+    for number, step in enumerate(steps[: detail.steps], 1):
+        yield f"  {number}. {playbook_step_markdown(step, detail)}"
+    if len(steps) > detail.steps:
+        yield f"  - and {counted(len(steps) - detail.steps, 'step')} that are not shown"
+
+
+def playbook_step_markdown(step: PlaybookStep, detail: Detail) -> str:
+    """Return a step of a playbook in one line.
+
+    It begins with a word of this package, since a text could begin a heading or a list.
+
+    Args:
+        step: The step.
+        detail: How much of its texts.
+    """
+    action = inline(step.action, detail.text)
+    tool = code(step.tool or "", detail.text)
+    does = f"use {tool}{': ' if action else ''}{action}" if tool else f"do: {action or '(no action)'}"
+    if step.condition:
+        does = f"if {inline(step.condition, detail.text)}, {does}"
+    parts = [does[0].upper() + does[1:]]
+    if step.parameters and detail.output:
+        parts[0] += f" with {code(_arguments(step.parameters), detail.output)}"
+    for label, text in (("Expect", step.expected_result), ("On error", step.on_error)):
+        if text:
+            parts.append(f"{label}: {inline(text, detail.text)}")
+    return ". ".join(parts)
+
+
+def _arguments(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else to_json(value, inf_nan_mode='null').decode()}"
+        for key, value in parameters.items()
+    )
 
 
 def _ending(episode: Episode, detail: Detail) -> Iterator[str]:
@@ -257,11 +314,7 @@ def _step(step: Step, detail: Detail, *, numbered: bool = True) -> str:
     name = " ".join(filter(None, [inline(step.tool, detail.text), inline(step.action, detail.text)]))
     texts = [f"{step.step_number}: {name}" if numbered else name]
     if step.parameters and detail.output:
-        values = (
-            f"{key}={value if isinstance(value, str) else to_json(value, inf_nan_mode='null').decode()}"
-            for key, value in step.parameters.items()
-        )
-        texts.append(code(", ".join(values), detail.output))
+        texts.append(code(_arguments(step.parameters), detail.output))
     result = step.result
     if result is not None and result.status == "error":
         texts.append(f"→ error {code(result.message, max(detail.output, _ERROR_LENGTH))}".rstrip())
@@ -284,4 +337,6 @@ def _content(pattern: AnyPattern) -> str:
         return f"after {pattern.error_type}: {' → '.join(pattern.recovery_steps)}"
     if pattern.kind == "context_pattern":
         return f"{', '.join(pattern.context_features)}: {pattern.recommended_approach}"
+    if pattern.kind == "playbook":
+        return " → ".join(step.tool or step.action for step in pattern.steps)
     return f"{pattern.condition}: {pattern.action}"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, cast, get_args
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
+from typing_extensions import Self
 
+from memory_storage.errors import ValidationError
+
+from .composition import PlaybookStep, compose_steps, pooled_statistics, shared_context, task_words, united
 from .display import short_repr, shortened
 from .episode import TaskContext
 from .markdown import pattern_markdown, within
 from .model import Finite, Int64, JsonObject, Model, Ratio, Timestamp, Version, new_id
 
-PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"]
+PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic", "playbook"]
+
+_MAX_SOURCES = 100
+_MAX_EVIDENCE = 1_000
 
 
 class Effectiveness(Model):
@@ -112,9 +119,14 @@ class _Pattern(Model):
         values = self.__dict__
         yield "id", values.get("id")
         yield "kind", values.get("kind")
-        yield "description", shortened(str(values.get("description")))
+        yield "description", shortened(self.title)
         for name in ("success_rate", "occurrence_count", "version"):
             yield name, values.get(name)
+
+    @property
+    def title(self) -> str:
+        """What identifies the pattern to a reader: its description; of a playbook, its name and its purpose."""
+        return str(self.__dict__.get("description", ""))
 
     def to_markdown(self, *, max_chars: int | None = None) -> str:
         """Return what it says, its success rate with a 95 % confidence interval, and its use, as Markdown for a prompt.
@@ -123,7 +135,7 @@ class _Pattern(Model):
             max_chars: The greatest length in characters; None for everything.
 
         Returns:
-            An item of a list, in one line.
+            An item of a list, in one line; a playbook's numbered steps follow in lines of their own.
 
         Raises:
             ValidationError: `max_chars` is not a whole number from 1.
@@ -202,11 +214,99 @@ class Heuristic(_Pattern):
     confidence: Ratio = 0.5
 
 
+class Playbook(_Pattern):
+    """An ordered procedure with tool hints, written by hand or composed from patterns. Its description is its purpose.
+
+    Attributes:
+        name: what it is called, of 1 to 200 characters. Names need not be unique: the ID identifies a playbook.
+        steps: what to do, in order; 1 to 100 steps.
+        sources: ids of the patterns that it was composed from. They may have been deleted since. If one is erased, the
+            playbook is erased too: its steps have the text of the pattern.
+    """
+
+    kind: Literal["playbook"] = "playbook"
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    steps: Annotated[list[PlaybookStep], Field(min_length=1, max_length=100)]
+    sources: list[UUID] = Field(default_factory=list)
+
+    def __repr__(self) -> str:
+        values = self.__dict__
+        facts = [f"steps={len(values['steps'])}"] if "steps" in values else []
+        facts += [f"{name}={values[name]:.4g}" for name in ("success_rate", "occurrence_count") if name in values]
+        return short_repr("Playbook", values.get("id"), str(values.get("name", "")), facts)
+
+    __str__ = __repr__
+
+    @property
+    def title(self) -> str:
+        """The name, and the purpose if there is one."""
+        name, purpose = (str(self.__dict__.get(field, "")) for field in ("name", "description"))
+        return purpose if purpose.startswith(name) else f"{name}: {purpose}" if purpose else name
+
+    @classmethod
+    def from_patterns(cls, name: str, patterns: Iterable[AnyPattern], *, description: str = "") -> Self:
+        """Compose a playbook from patterns. Deterministic, except for its ID; it is not stored.
+
+        Tool sequences become steps, one for each tool: where one ends with the tools with which another begins, the
+        longest overlap first, they are joined, and one that is part of another adds nothing. Decision points,
+        heuristics and context patterns become steps with a condition; the steps of a playbook are taken as they are.
+        Parts that do not overlap follow each other in the order of `patterns`. An error recovery becomes the `on_error`
+        of each step with its tool (`metadata["tool"]`, else its last recovery step), or a last resort: a step of its
+        own if no step uses that tool.
+
+        `occurrence_count` is the sum, and `success_rate` the mean weighted by the occurrences: an estimate from the
+        parts, in which an episode counts once for each pattern that it shows. Evidence is united, up to 1,000 episodes,
+        and so are tags. The context has what the contexts of all patterns share. Usage counters begin at 0.
+
+        Args:
+            name: Its name, of 1 to 200 characters.
+            patterns: 1 to 100 patterns of any kind, each once.
+            description: Its purpose; by default the name with the words of tasks that learned patterns end with.
+
+        Returns:
+            The playbook, to be saved with `storage.patterns.save`.
+
+        Raises:
+            ValidationError: There are no patterns, or more than 100; one is given twice, or is no pattern; or
+                together they make no step, more than 100, or more than 1,000 before they are joined.
+        """
+        parts = _checked_patterns(patterns)
+        steps = compose_steps(parts)
+        if not 1 <= len(steps) <= 100:
+            raise ValidationError("patterns", "what makes 1 to 100 steps together", f"{len(steps)} steps")
+        successes, occurrences = pooled_statistics(parts)
+        return cls(
+            name=name,
+            description=description or task_words(name, parts),
+            steps=steps,
+            sources=[one.id for one in parts],
+            context=shared_context(parts),
+            success_rate=successes,
+            occurrence_count=occurrences,
+            evidence=united(one.evidence for one in parts)[:_MAX_EVIDENCE],
+            tags=united(one.tags for one in parts),
+        )
+
+
 Pattern = Annotated[
-    ToolSequence | DecisionPoint | ErrorRecovery | ContextPattern | Heuristic,
+    ToolSequence | DecisionPoint | ErrorRecovery | ContextPattern | Heuristic | Playbook,
     Field(discriminator="kind"),
 ]
-AnyPattern = ToolSequence | DecisionPoint | ErrorRecovery | ContextPattern | Heuristic
+AnyPattern = ToolSequence | DecisionPoint | ErrorRecovery | ContextPattern | Heuristic | Playbook
 
 PATTERN: TypeAdapter[AnyPattern] = TypeAdapter(Pattern, config=ConfigDict(defer_build=True))
-"""Reads any of the five kinds."""
+"""Reads any of the six kinds."""
+
+
+def _checked_patterns(patterns: Iterable[AnyPattern]) -> list[AnyPattern]:
+    if isinstance(patterns, str | bytes | Model) or not isinstance(patterns, Iterable):
+        raise ValidationError("patterns", "a list of patterns", patterns)
+    found = list(patterns)
+    for index, one in enumerate(found):
+        if type(one) not in get_args(AnyPattern):
+            raise ValidationError(f"patterns.{index}", "a pattern, like ToolSequence(...)", one)
+    if not 1 <= len(found) <= _MAX_SOURCES:
+        raise ValidationError("patterns", f"1 to {_MAX_SOURCES} patterns", f"{len(found)} patterns")
+    if len({one.id for one in found}) != len(found):
+        raise ValidationError("patterns", "each pattern once", [str(one.id) for one in found])
+    return found

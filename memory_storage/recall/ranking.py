@@ -88,7 +88,7 @@ class _Comparable:
     @cached_property
     def words(self) -> frozenset[str]:
         item = self.candidate.item
-        text = item.task_description if isinstance(item, Episode) else item.description
+        text = item.task_description if isinstance(item, Episode) else item.title
         return frozenset(_WORD.findall(text.lower()))
 
     def similarity(self, other: _Comparable) -> float:

@@ -123,7 +123,7 @@ patterns = Table(
         "kind",
         Text,
         nullable=False,
-        comment="`tool_sequence`, `decision_point`, `error_recovery`, `context_pattern` or `heuristic`",
+        comment="`tool_sequence`, `decision_point`, `error_recovery`, `context_pattern`, `heuristic` or `playbook`",
     ),
     Column("domain", Text, nullable=False, comment="Domain of the context"),
     Column("language", Text, comment="Programming language of the context"),

@@ -17,6 +17,7 @@ _ESCAPES = (r"\\", r"\"", r"\n", r"\r", r"\t", r"\b", r"\f")
 _OUTCOME = ("verdict", "reason", "error_details", "artifacts", "completed", "failed", "infeasibility_signals")
 _REFLECTION = ("successes", "improvements", "insights")
 _SUMMARY = ("text", "key_steps", "key_concepts")
+_PLAYBOOK = ("name", "condition", "action", "tool", "parameters", "expected_result", "on_error")
 _RULE = ("condition", "action", "error_type", "recommended_approach", "recovery_steps", "context_features", "tools")
 
 
@@ -41,10 +42,18 @@ def words_of_step(document: str, output: str | None = None, tool: str = "") -> s
 
 
 def words_of_pattern(document: str) -> str | None:
-    """Return the column `words` of a pattern."""
-    if not is_spelled_otherwise(document):
+    """Return the column `words` of a pattern. A playbook always has one: the view has no columns for its steps."""
+    may_be_playbook = '"playbook"' in document
+    if not may_be_playbook and not is_spelled_otherwise(document):
         return None
     pattern = _as_mapping(from_json(document))
+    if may_be_playbook and pattern.get("kind") == "playbook":
+        steps = pattern.get("steps")
+        parts = map(_as_mapping, [pattern, *(steps if isinstance(steps, list) else ())])
+        filled = [{name: value for name, value in part.items() if value} for part in parts]
+        rule = " ".join(text for part in filled if (text := _joined(part, _PLAYBOOK)))
+        words = _words({"description": _text(pattern.get("description"))}, pattern.get("tags"))
+        return to_json({**from_json(words or "{}"), "rule": spelled(rule)}).decode()
     rule = _joined(pattern, _RULE)
     return _words({"description": _text(pattern.get("description")), "rule": rule}, pattern.get("tags"))
 

@@ -1,8 +1,8 @@
 """Three-way merges of a row that was changed here and at the server.
 
-Episodes and patterns merge by field, tags and evidence as sets, metadata and the context by key, and what `complete`
-writes as one. Other rows are one field. Where both sides have changed a field in different ways, one of them stands,
-and the fields are named: the caller keeps the other side as a conflict.
+Episodes and patterns merge by field, tags, evidence and sources as sets, metadata and the context by key, and what
+`complete` writes as one. Other rows are one field. Where both sides have changed a field in different ways, one of them
+stands, and the fields are named: the caller keeps the other side as a conflict.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from .rows import (
 
 Side = Literal["mine", "theirs"]
 
-_SETS = {"tags", "evidence"}
+_SETS = {"tags", "evidence", "sources"}
 _BY_KEY = {"metadata"}
 _TOGETHER = (("outcome", "completed_at", "reward"), ("success_rate", "occurrence_count"))
-_NOT_CONTENT = {"id", "kind", "version", "created_at", "updated_at", "effectiveness", "steps"}
+_NOT_CONTENT = {"id", "kind", "version", "created_at", "updated_at", "effectiveness"}
 _NOT_COMPARED = {"version", "created_at", "updated_at", "words", "step_number", "vector_seq", *PATTERN_COUNTERS}
 _ZERO = (0, 0, 0, 0, 0.0, None)
 """The counters of a pattern, which no base has."""
@@ -254,8 +254,12 @@ def _model_of_base(kind: int, base: Base, key: str) -> Episode | AnyPattern | St
 
 
 def _fields(model: BaseModel) -> dict[str, Any]:
-    """Return the content of a model by field. Of an archive mark only whether it is there."""
-    fields = {name: value for name, value in model.__dict__.items() if name not in _NOT_CONTENT}
+    """Return the content of a model by field. Of an archive mark only whether it is there.
+
+    Steps of an episode are rows of their own; those of a playbook are a field.
+    """
+    skipped = _NOT_CONTENT | {"steps"} if isinstance(model, Episode) else _NOT_CONTENT
+    fields = {name: value for name, value in model.__dict__.items() if name not in skipped}
     if "archived_at" in fields:
         fields["archived_at"] = fields["archived_at"] is not None
     return fields

@@ -28,6 +28,8 @@ from memory_storage.models import (
     Episode,
     GetItem,
     Heuristic,
+    Playbook,
+    PlaybookStep,
     PutItem,
     Reflection,
     RewardScore,
@@ -277,6 +279,18 @@ class Conformance:
         assert (found.times_retrieved, found.times_applied) == (1, 2)
         assert (found.success_when_applied, found.failure_when_applied) == (1, 1)
         assert abs(found.avg_reward_delta - 0.25) < 1e-12
+
+    def test_a_playbook_keeps_its_steps_and_is_found_by_their_words(self, isolated: _Storage) -> None:
+        """Each change is a version; a stale copy is rejected."""
+        step = PlaybookStep(tool="kubectl", action=_TEXT, parameters={"n": 0.1}, on_error="uncordon")
+        first = isolated.patterns.save(Playbook(name=_TEXT, steps=[step]))
+        isolated.patterns.save(Heuristic(condition="c", action="a"))
+        assert isolated.patterns.query(kind="playbook").items == [first]
+        assert [hit.item.id for hit in isolated.patterns.search("uncordon")] == [first.id]
+        second = isolated.patterns.save(first.model_copy(update={"steps": [PlaybookStep(action="reboot")]}))
+        _raised(ConflictError, lambda: isolated.patterns.save(first))
+        assert isolated.patterns.get(first.id) == second
+        assert not isolated.patterns.search("uncordon")
 
     def test_the_nearest_vectors_come_first(self, isolated: _Storage) -> None:
         """Ordered by cosine, among those that match the filters."""

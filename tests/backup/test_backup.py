@@ -46,6 +46,7 @@ def _fill(storage: ms.MemoryStorage, number: int = 30) -> None:
     for memory in (storage, storage.in_namespace("another")):
         memory.episodes.save_many(episodes)
         memory.patterns.save(ms.Heuristic(condition=ODD, action="a"))
+        memory.patterns.save(ms.Playbook(name=ODD, steps=[ms.PlaybookStep(action=ODD)]))
         memory.embeddings.put_many([("episode", one.id, _vector(one)) for one in episodes], model="m'")
         memory.spatiotemporal.put(
             ms.SpatiotemporalEntry(owner_type="episode", owner_id=episodes[0].id, latitude=1.1, longitude=-2.2)

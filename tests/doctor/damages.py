@@ -87,6 +87,10 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         sql("UPDATE episode_words_data SET block = x'ffffffffffff' WHERE id > 9"),
     ),
     "a full-text index is gone": ("schema.missing", sql("DROP TABLE pattern_words")),
+    "a playbook has no words": (
+        "words.patterns",
+        sql("UPDATE patterns SET words = NULL WHERE kind = 'playbook'"),
+    ),
     "an item has no JSON": ("undecodable.items", sql("UPDATE items SET document = '{' WHERE \"key\" = 'one'")),
     "a record has no JSON": ("undecodable.logs", sql("UPDATE logs SET document = x'ff' WHERE number = 1")),
     "a relationship has no metadata": (

@@ -47,6 +47,7 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
         ms.Heuristic(condition=SECRET, action="a", tags=["shared"], evidence=[episodes[n].id]) for n in range(3)
     ]
     storage.patterns.save_many(patterns)
+    storage.patterns.save(ms.Playbook.from_patterns(SECRET, patterns))
     owners = [("episode", one.id) for one in episodes] + [("pattern", one.id) for one in patterns]
     owners += [("step", step.id) for one in episodes for step in one.steps]
     storage.embeddings.put_many([(*owner, [1.0, n, n * n]) for n, owner in enumerate(owners[:vectors])], model=MODEL)

@@ -44,6 +44,8 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.ErrorRecovery: {"error_type": "e", "recovery_steps": []},
     ms.ContextPattern: {"context_features": [], "recommended_approach": "r"},
     ms.Heuristic: {"condition": "c", "action": "a"},
+    ms.PlaybookStep: {"action": "a"},
+    ms.Playbook: {"name": "n", "steps": [{"action": "a"}]},
     ms.models.Embedding: {"owner_type": "episode", "owner_id": KEY, "model": "m", "vector": [1.0]},
     ms.SpatiotemporalEntry: {"owner_type": "episode", "owner_id": KEY, "place_name": "p"},
     ms.Point: {"latitude": 1.0, "longitude": 2.0},

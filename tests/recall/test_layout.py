@@ -43,7 +43,8 @@ COUNTERS = {
     "neither additive nor monotone": lambda text: crc32(text.encode("utf-8", "surrogatepass")) % 3_000,
     "more for the whole": lambda text: len(text) ** 2 // 1_000,
 }
-LINE = re.compile("(#|##|- | {2}- |### [0-9]+\\.|Records of earlier tasks)|$")
+LINE = re.compile("(#|##|- | {2}- | {2}[0-9]+\\. |### [0-9]+\\.|Records of earlier tasks)|$")
+_ITEM = re.compile(" *(- |[0-9]+\\. )")
 EPISODES = strategies.episodes()
 _TEXTS = st.lists(st.sampled_from(MARKUP) | strategies.texts, max_size=3).map("".join)
 
@@ -83,6 +84,24 @@ def blocks(draw, episodes=EPISODES, patterns=strategies.patterns):
 hostile_patterns = st.builds(
     ms.Heuristic, description=_TEXTS, condition=_TEXTS, action=_TEXTS, occurrence_count=st.integers(1, 9)
 ) | st.builds(ms.ToolSequence, tools=st.lists(_TEXTS, max_size=3), description=_TEXTS)
+hostile_playbooks = st.builds(
+    ms.Playbook,
+    name=_TEXTS.filter(bool),
+    description=_TEXTS,
+    steps=st.lists(
+        st.builds(
+            ms.PlaybookStep,
+            action=_TEXTS.filter(bool),
+            tool=st.none() | _TEXTS,
+            condition=st.none() | _TEXTS,
+            parameters=st.dictionaries(_TEXTS, _TEXTS, max_size=2),
+            expected_result=st.none() | _TEXTS,
+            on_error=st.none() | _TEXTS,
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+)
 
 
 @settings(max_examples=25)
@@ -107,7 +126,10 @@ def test_a_larger_budget_drops_nothing(blocks, budget, more):
 
 
 @settings(max_examples=25)
-@given(blocks=blocks(hostile_episodes(), hostile_patterns), budget=st.sampled_from([300, 2_000, 100_000]))
+@given(
+    blocks=blocks(hostile_episodes(), hostile_patterns | hostile_playbooks),
+    budget=st.sampled_from([300, 2_000, 100_000]),
+)
 def test_no_stored_text_changes_the_structure(blocks, budget):
     page = lay_out(blocks, budget, len)
     lines = page.text.split("\n")
@@ -120,11 +142,11 @@ def test_no_stored_text_changes_the_structure(blocks, budget):
     episodes = [one for one in page.items if one.kind != "pattern"]
     sections = {one.kind for one in page.items}
     assert kinds["heading_open"] == (1 + len(sections) + len(episodes) if page.items else 0)
-    assert kinds["list_item_open"] == sum(line.lstrip(" ").startswith("- ") for line in lines)
+    assert kinds["list_item_open"] == sum(bool(_ITEM.match(line)) for line in lines)
     assert set(kinds) <= {
         *(
             f"{name}_{end}"
-            for name in ("heading", "bullet_list", "list_item", "paragraph")
+            for name in ("heading", "bullet_list", "ordered_list", "list_item", "paragraph")
             for end in ("open", "close")
         ),
         "inline",
@@ -143,10 +165,11 @@ def test_an_episode_fits_into_its_characters(episode, max_chars):
 
 
 @settings(max_examples=25)
-@given(pattern=strategies.patterns | hostile_patterns, max_chars=st.none() | st.integers(1, 500))
-def test_a_pattern_is_one_line(pattern, max_chars):
+@given(pattern=strategies.patterns | hostile_patterns | hostile_playbooks, max_chars=st.none() | st.integers(1, 500))
+def test_a_pattern_is_one_line_and_one_for_each_step(pattern, max_chars):
     text = pattern.to_markdown(max_chars=max_chars)
-    assert len(text.splitlines()) == 1
+    steps = len(pattern.steps) if isinstance(pattern, ms.Playbook) else 0
+    assert len(text.splitlines()) == 1 + steps or (max_chars and len(text.splitlines()) <= 1 + steps)
     assert max_chars is None or len(text) <= max_chars
 
 
@@ -167,6 +190,18 @@ def test_outputs_are_shortened_before_steps_and_steps_before_records():
     assert words == sorted(words, reverse=True)
     assert words[0] > 10 * words[2] > 0 == words[3]
     assert "- Tools: tool-0 → tool-1" in pages[3].text
+
+
+def test_a_budget_leaves_whole_steps_of_a_playbook():
+    steps = [ms.PlaybookStep(tool=f"tool-{number}", action="words " * 10) for number in range(1, 31)]
+    block = _block("pattern", ms.Playbook(name="Deploy", steps=steps), 1)
+    pages = [lay_out([block], budget, len) for budget in (10_000, 2_000, 1_000, 250)]
+    assert [page.text.count("Use `tool-") for page in pages] == [30, 20, 8, 0]
+    for page, left in zip(pages, (0, 10, 22), strict=False):
+        shown = [line for line in page.text.splitlines() if line.startswith("  ")]
+        assert all(line.endswith("words words") for line in shown[: 30 - left])
+        assert (f"  - and {left} steps that are not shown" in shown) == (left > 0)
+    assert "- Playbook: Deploy (not applied yet)" in pages[3].text
 
 
 def test_repeated_steps_are_folded():

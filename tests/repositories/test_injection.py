@@ -297,6 +297,7 @@ def _add_ids() -> None:
         "episodes.erased_among.episode_ids": lambda m, text: m.episodes.erased_among([text]),
         "patterns.resolve_id.prefix": lambda m, text: m.patterns.resolve_id(text),
         "patterns.short_ids.pattern_ids": lambda m, text: m.patterns.short_ids([text]),
+        "patterns.get_many.pattern_ids": lambda m, text: m.patterns.get_many([text]),
         "patterns.erased_among.pattern_ids": lambda m, text: m.patterns.erased_among([text]),
         "episodes.find.episode_id": lambda m, text: m.episodes.find(text),
         "episodes.archive.episode_id": lambda m, text: m.episodes.archive(text),

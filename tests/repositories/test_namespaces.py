@@ -207,6 +207,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
         lambda m, i: m.patterns.learn(tags_any=["shared"]),
     ],
     "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
+    "patterns.get_many": [lambda m, i: m.patterns.get_many([i.pattern, i.second_pattern])],
     "patterns.find": [lambda m, i: m.patterns.find(i.pattern)],
     "patterns.query": [
         lambda m, i: m.patterns.query(),

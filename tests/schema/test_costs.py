@@ -122,6 +122,7 @@ READS: dict[str, Call] = {
     "steps.count": lambda s, have: s.steps.count(),
     "steps.count of an episode": lambda s, have: s.steps.count(have.id),
     "patterns.get": lambda s, have: s.patterns.get(have.pattern.id),
+    "patterns.get_many": lambda s, have: s.patterns.get_many(have.pattern_ids),
     "patterns.find": lambda s, have: s.patterns.find(have.pattern.id),
     "patterns.query": lambda s, have: s.patterns.query(kind="tool_sequence", tags_any=["tag"]),
     "patterns.count": lambda s, have: s.patterns.count(domain="general"),

@@ -14,6 +14,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import dbapi, migrate, schema
+from memory_storage.models import new_id
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.raising import raises
@@ -613,6 +614,37 @@ def test_a_recall_that_was_completed_arrives_with_its_counts(replica: Open, make
         one.sync()
     used = a.patterns.get(pattern.id).effectiveness
     assert (used.times_retrieved, used.times_applied, used.success_when_applied) == (2, 2, 2)
+    assert contents(a) == contents(b)
+
+
+def test_playbooks_merge_by_field_and_their_uses_add_up(replica: Open) -> None:
+    a, b = replica("ann"), replica("ben")
+    sources = [new_id() for _ in range(3)]
+    step = ms.PlaybookStep(tool="pytest", action="run it", parameters={"n": 0.1 + 0.2})
+    saved = a.patterns.save(ms.Playbook(name="Fix it", steps=[step], sources=sources[:1]))
+    synced(a, b)
+    assert b.patterns.get(saved.id) == saved
+    freeze, log = ms.PlaybookStep(action="freeze the clock"), ms.PlaybookStep(action="read the log")
+    a.patterns.save(saved.model_copy(update={"steps": [step, freeze], "sources": sources[:2]}))
+    b.patterns.save(saved.model_copy(update={"description": "why", "sources": [sources[2]]}))
+    for one in (a, b):
+        one.patterns.record_application(saved.id, success=True)
+    synced(a, b)
+    merged = a.patterns.get(saved.id)
+    assert merged == b.patterns.get(saved.id)
+    assert (merged.description, merged.steps, merged.sources) == ("why", [step, freeze], sources[1:])
+    assert merged.effectiveness.times_applied == 2
+    assert [[hit.item.id for hit in one.patterns.search("freeze")] for one in (a, b)] == [[saved.id]] * 2
+
+    a.patterns.save(merged.model_copy(update={"steps": [freeze]}))
+    b.patterns.save(merged.model_copy(update={"steps": [log]}))
+    synced(a, b)
+    (conflict,) = b.conflicts.iterate()
+    versions = [[one.model_dump() for one in steps] for steps in ([step, freeze], [log], [freeze])]
+    assert conflict.difference() == {"steps": tuple(versions)}
+    b.conflicts.take_mine(conflict.id)
+    synced(b, a)
+    assert a.patterns.get(saved.id).steps == b.patterns.get(saved.id).steps == [log]
     assert contents(a) == contents(b)
 
 

@@ -41,6 +41,7 @@ def _differences(connection: Connection, table: str) -> Iterator[_Difference]:
     """Yield row numbers with the words that the row should have. Unreadable rows are left to another check."""
     texts, words_of = _SPELLED[table]
     others = " OR ".join(f"length({name}) < length(CAST({name} AS BLOB))" for name in texts)
+    others += " OR kind = 'playbook'" if table == "patterns" else ""  # it has words whatever its text
     for seq, (words, *written) in pages(connection, table, ["words", *texts], f"words IS NOT NULL OR {others}"):
         try:
             wanted = words_of(*(text and text.decode() for text in written))

@@ -199,11 +199,17 @@ SELECT count(*), min(started_at), max(started_at) FROM episodes WHERE {" AND ".j
 """)
 
 
+# `Pattern.title`: of a playbook, its name and its purpose.
+_NAME, _PURPOSE = "document ->> '$.name'", "document ->> '$.description'"
+_TITLE = f"""CASE WHEN kind <> 'playbook' OR instr({_PURPOSE}, {_NAME}) = 1 THEN {_PURPOSE}
+    WHEN {_PURPOSE} = '' THEN {_NAME} ELSE ({_NAME}) || ': ' || ({_PURPOSE}) END"""
+
+
 @lru_cache(maxsize=256)
 def patterns(where: Conditions) -> SqlTemplate:
     """Return the statement for the counters of patterns."""
     return SqlTemplate(f"""
-SELECT id, kind, document ->> '$.description', times_retrieved, times_applied, success_when_applied, avg_reward_delta,
+SELECT id, kind, {_TITLE}, times_retrieved, times_applied, success_when_applied, avg_reward_delta,
     last_used_at, coalesce(last_used_at, created_at)
 FROM patterns WHERE {" AND ".join(("namespace = :namespace", *where))}
 """)

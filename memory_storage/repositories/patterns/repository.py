@@ -317,6 +317,13 @@ class PatternRepository(Repository):
         return pattern_from_row(rows[0]) if rows else None
 
     @operation
+    def get_many(self, pattern_ids: Iterable[UUID | str]) -> dict[UUID, AnyPattern]:
+        """Return the patterns of these IDs, such as the sources of a playbook, by ID. Absent ones are missing."""
+        ids = [UUID(as_id(one, "pattern_ids")) for one in to_list(pattern_ids, "pattern_ids")]
+        stored = {pattern.id: pattern for pattern in self._get_many(ids)}
+        return {one: stored[one] for one in ids if one in stored}
+
+    @operation
     def resolve_id(self, prefix: UUID | str) -> UUID:
         """Return the only ID that begins with a prefix, as returned by `short_ids`.
 
@@ -716,7 +723,7 @@ def _decoded_patterns(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> I
 def _kind_of(pattern: P, field: str) -> type[P]:
     if type(pattern) not in get_args(AnyPattern):
         raise ValidationError(
-            field or "pattern", "must be one of the five kinds of pattern, like Heuristic(...)", pattern
+            field or "pattern", "must be one of the six kinds of pattern, like Heuristic(...)", pattern
         )
     return type(pattern)
 

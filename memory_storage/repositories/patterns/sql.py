@@ -162,7 +162,13 @@ _MERGED_RATE = """min(1.0,
         / (patterns.occurrence_count + other.occurrence_count))"""
 _APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
-# json(printf()): a float that is passed to json_set() keeps only 15 of its digits.
+_MERGED_DOCUMENT = f"""json_set(patterns.document,
+        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
+        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
+        '$.evidence', json({_UNION.format(field="evidence")}),
+        '$.tags', json({_UNION.format(field="tags")}))"""
+
+# json(printf()): a float that is passed to json_set() keeps only 15 of its digits. The steps of a playbook stay.
 MERGE = SqlTemplate(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
@@ -174,11 +180,9 @@ UPDATE patterns SET
         + other.avg_reward_delta * (other.times_applied / {_APPLICATIONS}) END,
     last_used_at = max(coalesce(patterns.last_used_at, other.last_used_at),
         coalesce(other.last_used_at, patterns.last_used_at)),
-    document = json_set(patterns.document,
-        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
-        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
-        '$.evidence', json({_UNION.format(field="evidence")}),
-        '$.tags', json({_UNION.format(field="tags")})),
+    document = CASE patterns.kind
+        WHEN 'playbook' THEN json_set({_MERGED_DOCUMENT}, '$.sources', json({_UNION.format(field="sources")}))
+        ELSE {_MERGED_DOCUMENT} END,
     words = CASE WHEN coalesce(patterns.words -> '$.tags', other.words -> '$.tags') IS NULL THEN patterns.words
         ELSE json_set(coalesce(patterns.words, '{{}}'), '$.tags', json({_UNION_OF_WORDS})) END
 FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other

@@ -59,7 +59,10 @@ class ErasedRows(NamedTuple):
 
 
 def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: BatchSizer) -> ErasedRows:
-    """Erase an episode with everything it owns, and patterns mined from it alone. It need not exist any more."""
+    """Erase an episode with everything it owns, and patterns mined from it alone. It need not exist any more.
+
+    A playbook that was composed from such a pattern is erased too.
+    """
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
     learned = session.read(sql.EVIDENCED_PATTERNS.bind(namespace=session.namespace, id=key))
     _Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
@@ -189,7 +192,8 @@ def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
 def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[int, int]:
     """Delete the patterns mined from an episode alone, and remove it from the evidence of the others.
 
-    Words of tasks in the other patterns' descriptions are removed too, as they may come from this episode.
+    Playbooks that were composed from a deleted pattern are deleted too. Words of tasks in the other patterns'
+    descriptions are removed, as they may come from this episode.
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from memory_storage.dbapi import BatchStep
-from memory_storage.models import RetentionPolicy
+from memory_storage.models import RetentionPolicy, composition
 from memory_storage.sql.facets import tags_of
 from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
@@ -165,21 +165,34 @@ def values(policy: RetentionPolicy, before: int, tags: str) -> dict[str, Any]:
 
 MINED_TAG = "learned"
 """The tag of each pattern that is learned."""
-TASK_QUOTE = " (tasks: "
+TASK_QUOTE = composition.TASK_QUOTE
 """The separator before the words of tasks in the description of a mined pattern, by which erasure finds them."""
 _MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
     AND name = 'evidence' AND value = :id"""
 _OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
 _QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
     AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{MINED_TAG}')"""
-# Patterns that name the episode as evidence: whether they name others too, and the document where it quotes tasks.
+# Patterns without other evidence, and the playbooks that were composed from them or from such a playbook: their steps
+# have the text of the patterns. The index by kind leads to the playbooks, whose JSON another program may have damaged.
+_ERASED_PATTERNS = f"""
+WITH RECURSIVE erased (seq, id) AS (
+    SELECT p.seq, p.id FROM patterns AS p
+    WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE}) AND NOT EXISTS {_OTHER_EVIDENCE}
+    UNION
+    SELECT composed.seq, composed.id FROM erased CROSS JOIN patterns AS composed
+    WHERE composed.namespace = :namespace AND composed.kind = 'playbook' AND EXISTS (
+        SELECT 1 FROM json_each(iif(json_valid(composed.document), composed.document, '{{}}'), '$.sources')
+        WHERE value = erased.id))"""
+# Patterns that name the episode as evidence, and those that are erased with it: whether they stay, and the document
+# where it quotes tasks.
 EVIDENCED_PATTERNS = SqlTemplate(f"""
-SELECT p.id, EXISTS {_OTHER_EVIDENCE}, p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
-FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
+{_ERASED_PATTERNS}
+SELECT p.id, p.seq NOT IN (SELECT seq FROM erased), p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
+FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE} UNION SELECT seq FROM erased)
 """)
 DELETE_PATTERNS_WITHOUT_OTHER_EVIDENCE = SqlTemplate(f"""
-DELETE FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
-    AND NOT EXISTS {_OTHER_EVIDENCE}
+{_ERASED_PATTERNS}
+DELETE FROM patterns WHERE namespace = :namespace AND seq IN (SELECT seq FROM erased)
 """)
 # The version grows: a copy that still names the episode is stale from here on.
 REMOVE_FROM_EVIDENCE = SqlTemplate(f"""
