@@ -102,6 +102,22 @@ class LearnAnswer(Answer):
     patterns: list[LearnedPattern]
 
 
+class PatternAnswer(Answer):
+    """A pattern, or a part of its Markdown."""
+
+    pattern_id: str
+    kind: str
+    version: int
+    next_offset: int | None = Field(None, description="Continue with offset=next_offset; null if nothing was cut.")
+
+
+class SavedPlaybook(Answer):
+    """A playbook that is stored."""
+
+    playbook_id: str
+    version: int = Field(description="Grows with each change.")
+
+
 class ForgetAnswer(Answer):
     """What was erased."""
 

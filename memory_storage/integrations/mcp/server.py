@@ -34,7 +34,7 @@ _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 _REPEATABLE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 _ERASES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
-# Completing again replaces the outcome that is stored.
+# Completing again replaces the outcome that is stored, and saving a playbook again replaces its steps.
 _REPLACES = _ERASES
 
 
@@ -43,7 +43,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
 
     Args:
         storage: The storage; the caller closes it after the server has ended.
-        read_only: Offer only `recall`, `search_episodes`, `get_episode` and `handoff`.
+        read_only: Offer only `recall`, `search_episodes`, `get_episode`, `handoff` and `get_pattern`.
         allow_forget: Also offer `forget_episode`, which erases irreversibly.
 
     Returns:
@@ -55,6 +55,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
         (tools.search_episodes, "Search episodes", _READS),
         (tools.get_episode, "Read an episode", _READS),
         (tools.handoff, "Continue an episode", _READS),
+        (tools.get_pattern, "Read a pattern or a playbook", _READS),
     ]
     if not read_only:
         offered += [
@@ -62,6 +63,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
             (tools.record_step, "Record a step", _ADDS),
             (tools.complete_episode, "Complete an episode", _REPLACES),
             (tools.learn_patterns, "Learn patterns", _REPEATABLE),
+            (tools.save_playbook, "Save a playbook", _REPLACES),
         ]
         if allow_forget:
             offered.append((tools.forget_episode, "Erase an episode", _ERASES))

@@ -8,16 +8,19 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from memory_storage._formatting import counted
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
     Abstained,
+    AnyPattern,
     Episode,
     Failure,
     OutcomeKind,
     PartialSuccess,
+    Playbook,
+    PlaybookStep,
     Reflection,
     Step,
     StepError,
@@ -41,6 +44,7 @@ _MAX_FOUND = 20
 _STEPS_OF_A_PAGE = 50
 _CHARACTERS_OF_A_STEP = 1_500  # of its action, of its parameters, and of its output
 _TASK_CHARACTERS = 300
+_PLAYBOOKS = UUID("0b2f3c52-8c1e-5d0a-9d53-5d1b6c1f8e47")  # the namespace of ids that are derived from names
 _PATTERN = Detail(text=_TASK_CHARACTERS, output=0, steps=0, notes=1)
 
 
@@ -56,6 +60,17 @@ def _parse_json_text(value: object) -> object:
 EpisodeId = Annotated[str, Field(description="The episode's id, or its first digits (4 or more).", max_length=64)]
 Texts = Annotated[list[str], BeforeValidator(_parse_json_text)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json_text)]
+_STEP_SCHEMA = {  # the model's own has three times the length, and a client's model reads it with each request
+    "type": "object",
+    "properties": {
+        **{name: {"type": "string"} for name in ("action", "tool", "condition", "expected_result", "on_error")},
+        "parameters": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+PlaybookSteps = Annotated[
+    list[Annotated[PlaybookStep, WithJsonSchema(_STEP_SCHEMA)]], BeforeValidator(_parse_json_text)
+]
 Tags = Annotated[Texts, Field(description="Labels of 2 to 100 characters.", max_length=100)]
 
 
@@ -85,6 +100,8 @@ class MemoryTools:
         episodes = ", ".join(f"`{one.id}` ({one.kind})" for one in records if one.kind != "pattern")
         facts = [f"- recall_id for complete_episode: `{recall.id}`"]
         facts += [f"- for get_episode, in the order above: {episodes}"] if episodes else []
+        playbooks = ", ".join(f"`{one.item.id}`" for one in recall if isinstance(one.item, Playbook))
+        facts += [f"- playbooks for get_pattern, in the order above: {playbooks}"] if playbooks else []
         facts += [f"- left out, for want of budget: {counted(recall.left_out, 'record')}"] if recall.left_out else []
         text = str(recall).strip() or "The memory has nothing about this task."
         return answers.RecallAnswer(
@@ -289,6 +306,62 @@ class MemoryTools:
             ],
         )
 
+    def get_pattern(
+        self,
+        pattern_id: Annotated[
+            str, Field(description="The pattern's id, or its first digits (4 or more).", max_length=64)
+        ],
+        offset: Annotated[int, Field(description="The number of characters to skip.", ge=0, lt=2**31)] = 0,
+    ) -> answers.PatternAnswer:
+        """Read a pattern in full: of a playbook all steps, which recall may have shortened."""
+        key = self._resolve_pattern(pattern_id)
+        pattern = self._storage.patterns.get(key)
+        text, end = pattern.to_markdown(), offset + MAX_CHARACTERS
+        return answers.PatternAnswer(
+            markdown=text[offset:end],
+            pattern_id=str(key),
+            kind=pattern.kind,
+            version=pattern.version,
+            next_offset=end if end < len(text) else None,
+        )
+
+    def save_playbook(
+        self,
+        name: Annotated[str, Field(description="Like: Fix a flaky test.", min_length=1, max_length=200)],
+        steps: Annotated[
+            PlaybookSteps, Field(description="In order; empty composes pattern_ids.", max_length=100)
+        ] = [],  # noqa: B006 - as above
+        purpose: Annotated[str, Field(description="When to use it.", max_length=10_000)] = "",
+        pattern_ids: Annotated[Texts, Field(description="Patterns it is made from.", max_length=100)] = [],  # noqa: B006 - as above
+        domain: Annotated[str, Field(description="The field, like web-api.", max_length=200)] = "",
+        language: Annotated[str, Field(description="Like python.", max_length=100)] = "",
+        tags: Tags = [],  # noqa: B006 - as above
+        playbook_id: Annotated[
+            str, Field(description="The playbook to replace, instead of by name.", max_length=64)
+        ] = "",
+    ) -> answers.SavedPlaybook:
+        """Store an ordered procedure that recall returns later. The same name replaces its steps, as a new version.
+
+        What is left out stays as it is stored.
+        """
+        patterns = self._patterns(pattern_ids)
+        if not steps and not patterns:
+            raise ValidationError("steps", "at least one, or pattern_ids", steps)
+        key = self._resolve_pattern(playbook_id) if playbook_id else uuid5(_PLAYBOOKS, _storable("name", name))
+        stored = self._storage.patterns.get(key) if playbook_id else self._storage.patterns.find(key)
+        if stored is not None and not isinstance(stored, Playbook):
+            raise ValidationError("playbook_id", "the id of a playbook", f"that of a {stored.kind}")
+        playbook = _playbook(stored, key, name, steps, purpose, patterns)
+        context = {"domain": domain, "language": language}
+        changes = {
+            "context": playbook.context.model_copy(update={field: text for field, text in context.items() if text}),
+            "tags": tags or playbook.tags,
+        }
+        playbook = playbook.model_copy(update=changes)
+        saved = playbook if playbook == stored else self._storage.patterns.save(playbook)
+        text = f"Saved playbook `{key}`, version {saved.version}, {counted(len(saved.steps), 'step')}."
+        return answers.SavedPlaybook(markdown=text, playbook_id=str(key), version=saved.version)
+
     def forget_episode(self, episode_id: EpisodeId) -> answers.ForgetAnswer:
         """Erase an episode and all that belongs to it, irreversibly. Only if the user asks for it."""
         key = self._resolve(episode_id)
@@ -310,6 +383,20 @@ class MemoryTools:
         except ValueError:
             return self._storage.episodes.resolve_id(text)
 
+    def _resolve_pattern(self, text: str) -> UUID:
+        try:
+            return UUID(text)
+        except ValueError:
+            return self._storage.patterns.resolve_id(text)
+
+    def _patterns(self, ids: list[str]) -> list[AnyPattern]:
+        """Return the patterns of complete ids, in one round trip."""
+        stored = self._storage.patterns.get_many(ids) if ids else {}
+        keys = [UUID(one) for one in ids]
+        if missing := [key for key in keys if key not in stored]:
+            raise NotFoundError("pattern", missing[0])
+        return [stored[key] for key in keys]
+
     def _whole(self, episode: Episode, number: int) -> str:
         """Return the Markdown of a step, or of all but the steps if the number is 0."""
         if number == 0:
@@ -330,6 +417,27 @@ def _within(head: str, steps: list[Step]) -> tuple[list[str], int | None]:
             return parts, step.step_number
         parts.append(text)
     return parts, steps[_STEPS_OF_A_PAGE].step_number if len(steps) > _STEPS_OF_A_PAGE else None
+
+
+def _playbook(
+    stored: Playbook | None,
+    key: UUID,
+    name: str,
+    steps: list[PlaybookStep],
+    purpose: str,
+    patterns: list[AnyPattern],
+) -> Playbook:
+    """Return a new playbook, or the stored one with what is replaced."""
+    changes: dict[str, Any] = {"name": name}
+    if patterns:
+        composed = Playbook.from_patterns(name, patterns, description=purpose)
+        names = ("description", "steps", "sources", "context", "success_rate", "occurrence_count", "evidence", "tags")
+        changes |= {field: getattr(composed, field) for field in names}
+    if steps:
+        changes["steps"] = steps
+    if purpose:
+        changes["description"] = purpose
+    return stored.model_copy(update=changes) if stored else Playbook(id=key, **changes)
 
 
 def _line(episode: Episode, snippet: str) -> str:

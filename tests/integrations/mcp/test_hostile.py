@@ -19,9 +19,11 @@ for _ in range(120):
     _DEEP = {"a": _DEEP}
 
 OWN, FOREIGN = "{own}", "{foreign}"
+OWN_PATTERN, FOREIGN_PATTERN = "{own pattern}", "{foreign pattern}"
 STEP = {"episode_id": OWN, "tool": "x"}
 DONE = {"episode_id": OWN, "outcome": "success", "verdict": "x"}
 NEW = {"task": "x"}
+PLAYBOOK = {"name": "x", "steps": [{"action": "x"}]}
 
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     # Types
@@ -85,6 +87,30 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("recall", {"task": "x", "self": 1}, "self"),
     ("search_episodes", {"__class__": "x"}, "__class__"),
     ("learn_patterns", {"database": "/etc/passwd"}, "database"),
+    # Playbooks
+    ("save_playbook", {**PLAYBOOK, "name": ""}, "name"),
+    ("save_playbook", {**PLAYBOOK, "name": 5}, "name"),
+    ("save_playbook", {**PLAYBOOK, "name": "x" * 201}, "name"),
+    ("save_playbook", {**PLAYBOOK, "name": "a\0b"}, "NUL"),
+    ("save_playbook", {"name": "x"}, "steps"),
+    ("save_playbook", {**PLAYBOOK, "steps": "not JSON"}, "steps"),
+    ("save_playbook", {**PLAYBOOK, "steps": ["edit"]}, "steps.0"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{}]}, "steps.0.action"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{"action": "a"}, {"action": ["b"]}]}, "steps.1.action"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{"action": "a", "run": "rm -rf /"}]}, "steps.0.run"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{"action": "a", "parameters": [1]}]}, "steps.0.parameters"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{"action": "a\0"}]}, "NUL"),
+    ("save_playbook", {**PLAYBOOK, "steps": [{"action": "a"}] * 101}, "steps"),
+    ("save_playbook", {**PLAYBOOK, "tags": ["x"]}, "tags"),
+    ("save_playbook", {**PLAYBOOK, "pattern_ids": ["' OR 1=1 --"]}, "pattern_ids"),
+    ("save_playbook", {**PLAYBOOK, "pattern_ids": [str(uuid4())]}, "in this namespace"),
+    ("save_playbook", {**PLAYBOOK, "pattern_ids": [FOREIGN_PATTERN]}, "in this namespace"),
+    ("save_playbook", {**PLAYBOOK, "playbook_id": FOREIGN_PATTERN}, "in this namespace"),
+    ("save_playbook", {**PLAYBOOK, "playbook_id": OWN_PATTERN}, "playbook_id"),
+    ("save_playbook", {**PLAYBOOK, "playbook_id": "%"}, "prefix"),
+    ("get_pattern", {"pattern_id": FOREIGN_PATTERN}, "in this namespace"),
+    ("get_pattern", {"pattern_id": "*"}, "prefix"),
+    ("get_pattern", {"pattern_id": OWN_PATTERN, "offset": -1}, "offset"),
     # Text that the database cannot store, or that no reader should see
     ("start_episode", {"task": "a\0b"}, "NUL"),
     ("recall", {"task": "a\0b"}, "NUL"),
@@ -123,7 +149,21 @@ def ids(database) -> dict[str, str]:
     with ms.MemoryStorage.open(database) as storage:
         own = storage.episodes.save(ms.Episode(task_description="own"))
         other = storage.in_namespace("other").episodes.save(ms.Episode(task_description="other"))
-    return {OWN: str(own.id), FOREIGN: str(other.id)}
+        own_pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
+        foreign = storage.in_namespace("other").patterns.save(ms.Heuristic(condition="c", action="a"))
+    return {
+        OWN: str(own.id),
+        FOREIGN: str(other.id),
+        OWN_PATTERN: str(own_pattern.id),
+        FOREIGN_PATTERN: str(foreign.id),
+    }
+
+
+def filled_in(value: Any, ids: dict[str, str]) -> Any:
+    """Return an argument with the ids that its placeholders stand for."""
+    if isinstance(value, list):
+        return [filled_in(one, ids) for one in value]
+    return ids.get(value, value) if isinstance(value, str) else value
 
 
 def rows(database) -> list[dict[str, int]]:
@@ -133,9 +173,7 @@ def rows(database) -> list[dict[str, int]]:
 
 async def all_are_errors(client: mcp.Client, ids: dict[str, str]) -> None:
     for tool, arguments, part in HOSTILE:
-        arguments = {
-            name: ids.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()
-        }
+        arguments = {name: filled_in(value, ids) for name, value in arguments.items()}
         message = await error(client, tool, **arguments)
         assert part in message, (tool, str(arguments)[:200], message)
         assert len(message) < 1_000

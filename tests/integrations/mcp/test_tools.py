@@ -16,8 +16,8 @@ from memory_storage.integrations.mcp import MAX_CHARACTERS, make_server
 
 from .clients import environment, error, fields, http_server, in_process, over_http, over_stdio, run
 
-READING = ["recall", "search_episodes", "get_episode", "handoff"]
-WRITING = ["start_episode", "record_step", "complete_episode", "learn_patterns"]
+READING = ["recall", "search_episodes", "get_episode", "handoff", "get_pattern"]
+WRITING = ["start_episode", "record_step", "complete_episode", "learn_patterns", "save_playbook"]
 
 
 @asynccontextmanager
@@ -136,9 +136,9 @@ def test_schemas_are_short_and_annotations_complete(database):
         assert tool.annotations.open_world_hint is False
         assert tool.annotations.read_only_hint is (tool.name in READING)
     destructive = {tool.name for tool in tools if tool.annotations.destructive_hint}
-    assert destructive == {"complete_episode", "forget_episode"}
+    assert destructive == {"complete_episode", "forget_episode", "save_playbook"}
     idempotent = {tool.name for tool in tools if tool.annotations.idempotent_hint}
-    assert idempotent == {"complete_episode", "forget_episode", "learn_patterns"}
+    assert idempotent == {"complete_episode", "forget_episode", "learn_patterns", "save_playbook"}
 
 
 def test_a_retry_records_and_starts_nothing_twice(database):
@@ -356,3 +356,81 @@ def test_without_the_sdk_the_error_says_what_to_install(database, hidden):
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.endswith("run: pip install 'memory-storage[mcp]'\n")
     assert not database.exists()
+
+
+def test_a_playbook_is_saved_recalled_read_and_changed(connect, database):
+    steps = [
+        {
+            "action": "run the test 20 times",
+            "tool": "pytest",
+            "parameters": {"count": 20},
+            "expected_result": "it fails",
+        },
+        {"action": "freeze the clock", "condition": "it reads the time", "on_error": "pass now="},
+        *({"action": f"check number {number}"} for number in range(48)),
+    ]
+
+    async def scenario(client: mcp.Client) -> str:
+        named = {"name": "Fix a flaky test", "purpose": "find the cause"}
+        saved = await fields(client, "save_playbook", **named, steps=steps, domain="testing", tags=["flaky"])
+        assert saved["version"] == 1
+        key = saved["playbook_id"]
+        again = await fields(client, "save_playbook", **named, steps=json.dumps(steps))
+        assert again == saved  # a retry changes nothing
+        recall = await fields(client, "recall", task="a flaky test fails")
+        assert "  1. Use `pytest`: run the test 20 times with `count=20`. Expect: it fails\n" in recall["markdown"]
+        assert "  2. If it reads the time, do: freeze the clock. On error: pass now=\n" in recall["markdown"]
+        assert "and 10 steps that are not shown" in recall["markdown"]
+        assert f"playbooks for get_pattern, in the order above: `{key}`" in recall["markdown"]
+        whole = await fields(client, "get_pattern", pattern_id=key[:8])
+        assert (whole["kind"], whole["version"], whole["next_offset"]) == ("playbook", 1, None)
+        assert "  50. Do: check number 47" in whole["markdown"]
+        other = await fields(client, "save_playbook", name="Fix a flaky test", steps=steps[:1])
+        assert (other["playbook_id"], other["version"]) == (key, 2)
+        renamed = await fields(client, "save_playbook", name="Fix it", steps=steps[:1], playbook_id=key)
+        assert (renamed["playbook_id"], renamed["version"]) == (key, 3)
+        return key
+
+    key = run(connect(), scenario)
+    with ms.MemoryStorage.open(database) as storage:
+        stored = storage.patterns.get(key)
+    assert (stored.name, stored.description, stored.tags) == ("Fix it", "find the cause", ["flaky"])
+    assert (stored.context.domain, len(stored.steps)) == ("testing", 1)
+
+
+def test_a_playbook_is_composed_from_learned_patterns(database):
+    with ms.MemoryStorage.open(database) as storage:
+        parts = storage.patterns.save_many(
+            [
+                ms.ToolSequence(tools=["grep", "edit"], success_rate=1.0, occurrence_count=3),
+                ms.ToolSequence(tools=["edit", "pytest"], success_rate=0.5, occurrence_count=1),
+            ]
+        )
+
+    async def scenario(client: mcp.Client) -> str:
+        ids = [str(one.id) for one in parts]
+        saved = await fields(client, "save_playbook", name="Repair", pattern_ids=ids)
+        assert saved["markdown"].endswith("version 1, 3 steps.")
+        return saved["playbook_id"]
+
+    key = run(in_process(database), scenario)
+    with ms.MemoryStorage.open(database) as storage:
+        playbook = storage.patterns.get(key)
+    assert [step.tool for step in playbook.steps] == ["grep", "edit", "pytest"]
+    assert playbook.sources == [one.id for one in parts]
+    assert (playbook.success_rate, playbook.occurrence_count) == (0.875, 4)
+
+
+def test_a_long_playbook_is_read_in_parts(database):
+    steps = [{"action": f"{number} " + "word " * 100} for number in range(100)]
+
+    async def scenario(client: mcp.Client) -> None:
+        saved = await fields(client, "save_playbook", name="Long", steps=steps)
+        text, offset = "", 0
+        while offset is not None:
+            part = await fields(client, "get_pattern", pattern_id=saved["playbook_id"], offset=offset)
+            text, offset = text + part["markdown"], part["next_offset"]
+            assert len(part["markdown"]) <= MAX_CHARACTERS
+        assert text.count("\n") == 100
+
+    run(in_process(database), scenario)
