@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from memory_storage.models import AnyPattern, PatternFilters, PatternKind
+from memory_storage.models.markdown import COMPLETE, playbook_step_markdown
 from memory_storage.storage import MemoryStorage
 
 from .app import app
@@ -46,7 +47,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="tool_sequence, decision_point, error_recovery, context_pattern or heuristic.",
+            help="tool_sequence, decision_point, error_recovery, context_pattern, heuristic or playbook.",
             autocompletion=lambda incomplete: [one for one in get_args(PatternKind) if one.startswith(incomplete)],
         ),
     ] = None,
@@ -100,7 +101,7 @@ def show_patterns(storage: MemoryStorage, found: Iterable[AnyPattern]) -> None:
         return
     ids: Mapping[UUID, str] = shortened_ids(storage.patterns.short_ids, [one.id for one in listed])
     rows = [
-        (ids[one.id], one.kind, one.description, f"{one.success_rate:.0%}", one.occurrence_count, one.version)
+        (ids[one.id], one.kind, one.title, f"{one.success_rate:.0%}", one.occurrence_count, one.version)
         for one in listed
     ]
     show_table(["id", "kind", "pattern", "success", "episodes", "version"], rows, whole=["id"])
@@ -125,12 +126,16 @@ def _resolve(storage: MemoryStorage, text: str) -> UUID:
 def _fields(pattern: AnyPattern) -> dict[str, object]:
     used = pattern.effectiveness
     own = {name: value for name, value in pattern if name not in _SHARED}
+    if pattern.kind == "playbook":
+        steps = enumerate(own.pop("steps"), 1)
+        own |= {f"step {number}": playbook_step_markdown(step, COMPLETE) for number, step in steps}
+        own["sources"] = own.pop("sources") or None
     last = used.last_used_at
     return {
         "id": pattern.id,
         "kind": pattern.kind,
         "pattern": pattern.description or None,
-        **{name.replace("_", " "): _cell(value) for name, value in own.items()},
+        **{name.replace("_", " "): _cell(value) for name, value in own.items() if value is not None},
         "domain": pattern.context.domain,
         "language": pattern.context.language,
         "success": f"{pattern.success_rate:.0%} of {pattern.occurrence_count:,}",

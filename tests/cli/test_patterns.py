@@ -67,6 +67,22 @@ def test_an_unknown_pattern_is_not_found(command, database, patterns):
     assert command("patterns", "list", "--kind", "nonsense", "-d", database).exit_code == 4
 
 
+def test_a_playbook_is_listed_by_name_and_shown_step_by_step(command, answered, database, patterns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    steps = [ms.PlaybookStep(tool="pytest", action="run it", on_error="read the log"), ms.PlaybookStep(action="wait")]
+    with ms.MemoryStorage.open(database) as storage:
+        saved = storage.patterns.save(ms.Playbook.from_patterns("All", patterns).model_copy(update={"steps": steps}))
+    assert [one["id"] for one in answered("patterns", "list", "--kind", "playbook")["items"]] == [str(saved.id)]
+    listed = command("patterns", "list", "--kind", "playbook", "-d", database).stdout
+    assert "  All  " in listed
+    shown = command("patterns", "show", saved.id, "-d", database).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "step 1 Use `pytest`: run it. On error: read the log" in lines
+    assert "step 2 Do: wait" in lines
+    assert f"sources {patterns[0].id}, {patterns[1].id}" in lines
+    assert answered("patterns", "show", str(saved.id))["steps"][1]["action"] == "wait"
+
+
 @pytest.fixture
 def episodes(database, make_episode) -> list[ms.Episode]:
     with ms.MemoryStorage.open(database) as storage:
