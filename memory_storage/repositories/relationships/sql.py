@@ -156,7 +156,7 @@ def path(*, of_kind: bool) -> SqlTemplate:
     """Return the statement of a shortest path: the IDs, in its order."""
     # From the end: an episode mostly has fewer ancestors than another one has descendants.
     walk = _walk(forwards=False, of_kind=of_kind, until="walk.depth < :max_depth AND walk.id <> :from_id")
-    # Then from the beginning, each time to an episode that is one nearer to the end: the one with the least ID. The plus
+    # Then from the beginning, each time to an episode that is one nearer to the end, with the least ID. The plus
     # keeps the engine from an index in the order of `to_id`, which holds the relationships of all episodes.
     return SqlTemplate(f"""
 WITH RECURSIVE {walk},
