@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial, wraps
+from random import Random
 from secrets import token_bytes
 from time import perf_counter
 from types import TracebackType
@@ -402,6 +403,7 @@ class MemoryStorage(Repositories):
         diversity: float = 0.3,
         failures: int | None = None,
         patterns: int | None = None,
+        explore: int | Random | None = None,
         **filters: Unpack[models.RecallFilters],
     ) -> models.Recall:
         """Return what to know before a task: similar successes with their steps, failures to avoid, and patterns.
@@ -416,10 +418,13 @@ class MemoryStorage(Repositories):
                 left out, then records.
             count_tokens: Counts the tokens of a text, like `lambda text: len(encoding.encode(text))`; by default an
                 estimate that is rather too high.
-            weights: The weights of similarity, reward and recency.
+            weights: The weights of similarity, reward, recency and effectiveness.
             diversity: From 0, the best records, to 1, the least similar to each other.
             failures: The greatest number of failures; default: half of `k`.
             patterns: The greatest number of patterns; default: half of `k`.
+            explore: Draw the effectiveness of each record from what is known of it instead of taking the mean, so that
+                records of which little is known are tried too (Thompson sampling): a seed, or a `random.Random`. The
+                same seed and the same memory give the same recall. None: off.
             **filters: The filters of `episodes.query`, without `outcome`, `completed` and `text`. Patterns have to be
                 of the same domain, language and framework, or of none.
 
@@ -441,6 +446,7 @@ class MemoryStorage(Repositories):
             diversity,
             failures,
             patterns,
+            explore,
             filters,
         )
         return recall(self._session, request)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, overload
 from uuid import UUID
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic import Field, GetCoreSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Self
 
@@ -182,10 +182,29 @@ class RecallReceipt(Model):
     Attributes:
         id: the ID of the recall.
         items: the kind and ID of each record that was recalled.
+        used: the IDs of those that the work made use of; None if that is not known.
+        rating: how much they helped, from 1 to 5; None if that is not known.
     """
 
     id: UUID
     items: list[tuple[RecallKind, UUID]] = Field(default_factory=list)
+    used: list[UUID] | None = None
+    rating: Annotated[int, Field(strict=True, ge=1, le=5)] | None = None
+
+    @model_validator(mode="after")
+    def _used_is_of_items(self) -> Self:
+        for number, one in enumerate(self.used or ()):
+            if one not in {identifier for _, identifier in self.items}:
+                raise ValidationError("used", "IDs of what was recalled", str(one))
+            if one in self.used[:number]:  # type: ignore[index]
+                raise ValidationError("used", "each ID once", str(one))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unknowns(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not known, so that a receipt of an older version is written as it was."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class StepOk(Model):

@@ -26,6 +26,10 @@ class RecallWeights:
         reward: Added by a reward of 1; for a pattern, by a success rate of 1.
         recency: Added by a record of age 0; half of it by one that is `half_life` days old.
         half_life: Days. Default 30.
+        effectiveness: Added by a record whose use is expected to succeed always; half of it by one of which nothing is
+            known. Default 0: it does not count. A pattern's is the mean of a Beta distribution: of its application
+            counters, and of its mined success rate as up to 20 observations. An episode's is that of the outcomes of
+            the episodes that used it.
 
     Raises:
         ValidationError: A weight is negative, not a number, or above 1,000,000; or all are 0.
@@ -35,15 +39,16 @@ class RecallWeights:
     reward: float = 0.2
     recency: float = 0.1
     half_life: float = 30.0
+    effectiveness: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("similarity", "reward", "recency", "half_life"):
+        for name in ("similarity", "reward", "recency", "half_life", "effectiveness"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value <= _MAX_WEIGHT or (name == "half_life" and value <= 0):
                 above = "above 0" if name == "half_life" else "from 0"
                 raise ValidationError(f"weights.{name}", f"a number {above} to {_MAX_WEIGHT:,}", value)
-        if not self.similarity + self.reward + self.recency:
+        if not self.similarity + self.reward + self.recency + self.effectiveness:
             raise ValidationError("weights", "at least one of them above 0", self)
 
 
@@ -54,10 +59,11 @@ class RecalledItem:
     Attributes:
         kind: "success" or "failure", an episode; or "pattern".
         item: the episode with its steps, or the pattern.
-        score: its value: the weighted mean of similarity, reward and recency, from 0 to 1.
+        score: its value: the weighted mean of similarity, reward, recency and effectiveness, from 0 to 1.
         similarity: the cosine of the task's vector and the record's, from -1 to 1; None without vectors.
         text: its part of the recall's Markdown, shortened to the budget.
         similar: IDs of other records that are nearly the same, and are represented by this one.
+        effectiveness: the success rate that was expected of its use, or drawn, from 0 to 1; None if it has no weight.
     """
 
     kind: RecallKind
@@ -66,6 +72,7 @@ class RecalledItem:
     similarity: float | None = None
     text: str = ""
     similar: tuple[UUID, ...] = ()
+    effectiveness: float | None = None
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yield the columns of a table of recalled records."""

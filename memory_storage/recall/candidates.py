@@ -43,6 +43,8 @@ class Candidate:
         relevance: how similar it is to the task, relative to the others, from 0 to 1.
         similarity: the cosine of the task's vector and the nearest of the record's; None if it has none.
         direction: its own vector, of length 1; None if it has none by the storage's embedder.
+        successes: how many episodes that used it succeeded; counted for an episode only, and if it has weight.
+        failures: how many ended otherwise.
     """
 
     kind: RecallKind
@@ -50,6 +52,8 @@ class Candidate:
     relevance: float
     similarity: float | None = None
     direction: array[float] | None = None
+    successes: int = 0
+    failures: int = 0
 
 
 class _Record(NamedTuple):

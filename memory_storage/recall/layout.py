@@ -126,6 +126,7 @@ class _Layout:
             candidate.similarity,
             block.text(DETAILS[self._levels[block]]),
             tuple(one.item.id for one in similar),
+            block.choice.effectiveness,
         )
 
     def _text(self) -> str:

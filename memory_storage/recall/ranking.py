@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from uuid import UUID
 
 from memory_storage.models import Episode, RecallWeights
 
@@ -26,10 +27,16 @@ class Choice:
     candidate: Candidate
     value: float
     similar: tuple[Candidate, ...] = ()
+    effectiveness: float | None = None
 
 
 def choose(
-    candidates: Sequence[Candidate], count: int, weights: RecallWeights, diversity: float, now: datetime
+    candidates: Sequence[Candidate],
+    count: int,
+    weights: RecallWeights,
+    diversity: float,
+    now: datetime,
+    expected: Mapping[UUID, float] | None = None,
 ) -> list[Choice]:
     """Choose by maximal marginal relevance (Carbonell and Goldstein, 1998), the best first.
 
@@ -39,11 +46,13 @@ def choose(
         weights: The weights of the value.
         diversity: From 0, the highest values, to 1, the least similar to those chosen before.
         now: The time from which their age is counted.
+        expected: The success rate that is expected of the use of each, by its ID; None if that has no weight.
 
     Returns:
         The choices. Near-duplicates of a choice are named by it, and not chosen.
     """
-    remaining = [_Comparable(one, value(one, weights, now)) for one in candidates]
+    expected = expected or {}
+    remaining = [_Comparable(one, value(one, weights, now, expected.get(one.item.id, 0.0))) for one in candidates]
     closest = [0.0] * len(remaining)  # the similarity of each to the nearest choice
     chosen: list[Choice] = []
     while remaining and len(chosen) < count:
@@ -54,15 +63,15 @@ def choose(
         similarities = [choice.similarity(one) for one in remaining]
         same = [at != best and found >= DUPLICATE for at, found in enumerate(similarities)]
         folded = tuple(one.candidate for one, is_same in zip(remaining, same, strict=True) if is_same)
-        chosen.append(Choice(choice.candidate, choice.value, folded))
+        chosen.append(Choice(choice.candidate, choice.value, folded, expected.get(choice.candidate.item.id)))
         rest = [at for at, is_same in enumerate(same) if at != best and not is_same]
         closest = [max(closest[at], similarities[at]) for at in rest]
         remaining = [remaining[at] for at in rest]
     return chosen
 
 
-def value(candidate: Candidate, weights: RecallWeights, now: datetime) -> float:
-    """Return the weighted mean of a candidate's relevance, reward and recency, from 0 to 1."""
+def value(candidate: Candidate, weights: RecallWeights, now: datetime, effectiveness: float = 0.0) -> float:
+    """Return the weighted mean of a candidate's relevance, reward, recency and effectiveness, from 0 to 1."""
     item = candidate.item
     if isinstance(item, Episode):
         reward, moment = (item.reward.total if item.reward else 0.0), item.started_at
@@ -70,11 +79,12 @@ def value(candidate: Candidate, weights: RecallWeights, now: datetime) -> float:
         reward, moment = item.success_rate, item.updated_at or now
     age = max(0.0, (now - moment).total_seconds()) / _DAY
     recency = 1 / (1 + age / weights.half_life)
-    total = weights.similarity + weights.reward + weights.recency
+    total = weights.similarity + weights.reward + weights.recency + weights.effectiveness
     parts = (
         weights.similarity * candidate.relevance,
         weights.reward * min(1.0, max(0.0, reward)),
         weights.recency * recency,
+        weights.effectiveness * effectiveness,
     )
     return sum(parts) / total
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from uuid import UUID
+
 from memory_storage.models import Episode, Recall, RecallKind, new_id
 from memory_storage.session import Session
 
 from .candidates import read_candidates, with_steps
+from .effectiveness import expected_success
 from .layout import Block, lay_out
 from .ranking import Choice, choose
 from .request import RecallRequest
@@ -22,9 +26,13 @@ def recall(session: Session, request: RecallRequest) -> Recall:
         The recall; empty if there is nothing relevant, or the budget is too small for any of it.
     """
     now = session.now()
+    candidates = read_candidates(session, request)
+    expected: dict[UUID, float] | None = None
+    if request.weights.effectiveness:
+        expected = expected_success(chain.from_iterable(candidates.values()), request.explore_with)
     choices: dict[RecallKind, list[Choice]] = {
-        kind: choose(found, request.counts[kind], request.weights, request.diversity, now)
-        for kind, found in read_candidates(session, request).items()
+        kind: choose(found, request.counts[kind], request.weights, request.diversity, now, expected)
+        for kind, found in candidates.items()
     }
     chosen = [choice for found in choices.values() for choice in found]
     items = [choice.candidate.item for choice in chosen]

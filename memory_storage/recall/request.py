@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import (
@@ -37,6 +38,7 @@ class RecallRequest:
     diversity: float = 0.3
     failures: int | None = None
     patterns: int | None = None
+    explore: int | Random | None = None
     filters: RecallFilters = field(default_factory=RecallFilters)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class RecallRequest:
             raise ValidationError("budget_tokens", "a whole number from 0", self.budget_tokens)
         function("count_tokens", self.count_tokens, "lambda text: len(encoding.encode(text))")
         instance("weights", self.weights, RecallWeights, "RecallWeights(similarity=1.0, reward=0.2, recency=0.1)")
+        self._check_explore()
         if not 0 <= finite("diversity", self.diversity) <= 1:
             raise ValidationError("diversity", "a number from 0 to 1", self.diversity)
         for name in ("failures", "patterns"):
@@ -58,6 +61,20 @@ class RecallRequest:
             if name in self.filters:
                 raise ValidationError(name, "no filter of a recall, which reads both successes and failures", name)
         EpisodeFilter(**self.filters)
+
+    def _check_explore(self) -> None:
+        if self.explore is None:
+            return
+        if isinstance(self.explore, bool) or not isinstance(self.explore, int | Random):
+            raise ValidationError("explore", "a seed (a whole number), a random.Random, or None", self.explore)
+        if not self.weights.effectiveness:
+            limit = "only with weights whose effectiveness is above 0, like RecallWeights(effectiveness=0.5)"
+            raise ValidationError("explore", limit, self.explore)
+
+    @property
+    def explore_with(self) -> Random | None:
+        """The generator to draw success rates with; None if their means are taken."""
+        return Random(self.explore) if isinstance(self.explore, int) else self.explore  # noqa: S311 - no secret
 
     @property
     def counts(self) -> dict[RecallKind, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import pytest
@@ -163,3 +164,87 @@ def test_erasure_removes_a_record_from_receipts(storage, login, episode):
     with storage.transaction() as tx:
         (rows,) = tx.execute([("SELECT document FROM episodes", ())])
     assert not any(str(one) in row[0] for row in rows for one in (login["failure"].id, learned.id))
+
+
+def test_what_was_used_is_stored_and_counted_as_applied(storage, login, episode):
+    other = storage.patterns.save(ms.Heuristic(condition="a login test", action="wait", success_rate=0.8))
+    recall = storage.recall(TASK)
+    used = [login["pattern"].id, login["success"].id]
+    completed = storage.episodes.complete(episode.id, DONE, recalled=recall, used=used, rating=4)
+    assert (completed.recalled.used, completed.recalled.rating) == (used, 4)
+    assert completed == storage.episodes.get(episode.id)
+    assert _use(storage, login["pattern"]) == (1, 1, 1, 0)
+    assert _use(storage, other) == (1, 0, 0, 0)
+
+
+def test_nothing_used_applies_nothing(storage, login, episode):
+    completed = storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK), used=[])
+    assert completed.recalled.used == []
+    assert _use(storage, login["pattern"]) == (1, 0, 0, 0)
+
+
+def test_what_is_known_later_is_counted_once(storage, login, episode):
+    recall = storage.recall(TASK)
+    storage.episodes.complete(episode.id, DONE, recalled=recall, used=[], rating=2)
+    for _ in range(2):
+        completed = storage.episodes.complete(episode.id, DONE, recalled=recall, used=[str(login["pattern"].id)])
+        assert (completed.recalled.used, completed.recalled.rating) == ([login["pattern"].id], 2)
+        assert _use(storage, login["pattern"]) == (1, 1, 1, 0)
+    kept = storage.episodes.complete(episode.id, ms.Failure(reason="r"), recalled=recall)
+    assert kept.recalled == completed.recalled
+    assert _use(storage, login["pattern"]) == (1, 1, 1, 0)
+
+
+def test_what_was_used_after_all_was_counted_as_unknown(storage, login, episode):
+    recall = storage.recall(TASK)
+    storage.episodes.complete(episode.id, DONE, recalled=recall)
+    completed = storage.episodes.complete(episode.id, DONE, recalled=recall, used=[login["pattern"].id])
+    assert completed.recalled.used == [login["pattern"].id]
+    assert _use(storage, login["pattern"]) == (1, 1, 1, 0)
+
+
+def test_a_receipt_without_use_is_written_as_before(storage, login, episode):
+    storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK))
+    with storage.transaction() as tx:
+        (rows,) = tx.execute([("SELECT document ->> '$.recalled' FROM episodes WHERE id = ?", (str(episode.id),))])
+    assert set(json.loads(rows[0][0])) == {"id", "items"}
+
+
+@in_memory
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("used", {"used": [UUID(int=7)]}),
+        ("used", {"used": ["no id"]}),
+        ("used", {"used": "text"}),
+        ("used", {"used": 5}),
+        ("rating", {"rating": 0}),
+        ("rating", {"rating": 6}),
+        ("rating", {"rating": True}),
+        ("rating", {"rating": "5"}),
+    ],
+)
+def test_invalid_use_is_named(storage, login, episode, field, arguments):
+    with raises(ms.ValidationError, field=field):
+        storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK), **arguments)
+    assert not storage.episodes.get(episode.id).is_complete
+
+
+@in_memory
+def test_a_record_is_used_once(storage, login, episode):
+    with raises(ms.ValidationError, field="used"):
+        storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK), used=[login["pattern"].id] * 2)
+
+
+@in_memory
+@pytest.mark.parametrize("arguments", [{"used": []}, {"rating": 3}])
+def test_use_without_a_recall_is_refused(storage, episode, arguments):
+    with raises(ms.ValidationError, field=next(iter(arguments))):
+        storage.episodes.complete(episode.id, DONE, **arguments)
+
+
+def test_erasure_removes_a_record_from_what_was_used(storage, login, episode):
+    used = [login["success"].id, login["failure"].id]
+    storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK), used=used)
+    storage.forget(episode=login["failure"].id)
+    assert storage.episodes.get(episode.id).recalled.used == [login["success"].id]

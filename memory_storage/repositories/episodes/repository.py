@@ -28,6 +28,7 @@ from memory_storage.models import (
     Outcome,
     Page,
     Recall,
+    RecallReceipt,
     Reflection,
     RewardScore,
     SearchFilters,
@@ -268,6 +269,8 @@ class EpisodeRepository(Repository):
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
         recalled: Recall | UUID | str | None = None,
+        used: Sequence[UUID | str] | None = None,
+        rating: int | None = None,
     ) -> Episode:
         """Record the outcome of an episode. The version grows by one.
 
@@ -280,7 +283,11 @@ class EpisodeRepository(Repository):
             reflection: What was learned.
             completed_at: An aware datetime; now by default.
             recalled: What `storage.recall` returned for the task, or its ID: its receipt is stored on the episode, and
-                each recalled pattern is counted as retrieved and applied, with success or not, once for an episode.
+                each recalled pattern is counted as retrieved, once for an episode.
+            used: The IDs of the recalled records that the work made use of; each pattern among them is counted as
+                applied, with success or not, once for an episode. None: not known, and each recalled pattern is counted
+                as applied.
+            rating: How much the recall helped, from 1 to 5.
 
         Returns:
             The complete episode.
@@ -289,7 +296,8 @@ class EpisodeRepository(Repository):
             NotFoundError: The episode does not exist.
             ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
                 is exceeded, or a value would not be read back equal; or `recalled` is not one of the latest 1,000
-                recalls of this process, is of another namespace, or is not the one that is stored already.
+                recalls of this process, is of another namespace, or is not the one that is stored already; or `used`
+                names something else than what was recalled, or there is no recall that `used` or `rating` is about.
         """
         now = self._session.now()
         # An episode of nothing else: only the database has the stored one, and these fields are checked as its own.
@@ -299,7 +307,7 @@ class EpisodeRepository(Repository):
             reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
             reflection=reflection,
             completed_at=now if completed_at is None else completed_at,
-            recalled=None if recalled is None else self._session.recalls.receipt(recalled, self._session.namespace),
+            recalled=self._receipt(recalled, used, rating),
         )
         if completion.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
@@ -327,6 +335,19 @@ class EpisodeRepository(Repository):
             if explained is None:
                 raise
             raise explained from error
+
+    def _receipt(
+        self, recalled: Recall | UUID | str | None, used: Sequence[UUID | str] | None, rating: int | None
+    ) -> RecallReceipt | None:
+        """Return the receipt of a recall, with what is known of its use."""
+        if recalled is None:
+            for name, value in (("used", used), ("rating", rating)):
+                if value is not None:
+                    raise ValidationError(name, "only with the recall that it is about, as `recalled`", value)
+            return None
+        receipt = self._session.recalls.receipt(recalled, self._session.namespace)
+        ids = None if used is None else [UUID(as_id(one, "used")) for one in to_list(used, "used")]
+        return RecallReceipt(id=receipt.id, items=receipt.items, used=ids, rating=rating)
 
     def _completion_error(
         self, error: RowCountError | ValidationError, completion: Episode, episode_id: UUID | str, before: int
@@ -364,6 +385,7 @@ class EpisodeRepository(Repository):
             namespace=namespace,
             episode_id=episode_id,
             ids=ids_as_json(patterns),
+            used=None if receipt.used is None else ids_as_json([str(one) for one in receipt.used]),
             kind=values["kind"],
             now=values["now"],
         )

@@ -147,14 +147,16 @@ UPDATE episodes SET version = version WHERE seq = (
 
 # `completed_at` of the caller may not be before the start, unless it is stored already (an older version accepted it).
 # If it is the current time, the clock may be behind the one that set the start: the end is then the start.
-# Only an episode with a receipt has its key: without one, the first pair sets the outcome, as the next one does.
+# Only an episode with a receipt has its key: without one, the first pair sets the outcome, as the next one does. What a
+# stored receipt knows stays, unless it is known anew.
 COMPLETE = SqlTemplate("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
     document = json_set(CASE WHEN :completed_json IS NULL THEN json_remove(document, '$.completed_at')
             ELSE json_set(document, '$.completed_at', json(:completed_json)) END,
-        iif(:recalled IS NULL, '$.outcome', '$.recalled'), json(coalesce(:recalled, :outcome)),
+        iif(:recalled IS NULL, '$.outcome', '$.recalled'),
+            json(iif(:recalled IS NULL, :outcome, json_patch(coalesce(document -> '$.recalled', '{}'), :recalled))),
         '$.outcome', json(:outcome), '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
     words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')

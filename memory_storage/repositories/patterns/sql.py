@@ -132,19 +132,27 @@ UPDATE patterns SET
 WHERE namespace = :namespace AND id = :id
 """)
 
-# Each recalled pattern was retrieved and applied once, if this episode has not counted it: the receipt says so, which
-# the same batch stores. Success is what analytics counts as one.
+# Each recalled pattern was retrieved once, and each used one applied once, if this episode has not counted it: the
+# stored receipt says so, which the same batch stores. If it does not know what was used, all were counted as applied.
+# Success is what analytics counts as one.
 RECORD_RECALL = SqlTemplate("""
+WITH stored (receipt) AS (SELECT (
+    SELECT document -> '$.recalled' FROM episodes WHERE namespace = :namespace AND id = :episode_id)),
+shown AS (
+    SELECT value AS shown_id, receipt IS NULL AS retrieved, CASE
+        WHEN receipt IS NULL THEN :used IS NULL OR value IN (SELECT value FROM json_each(:used))
+        WHEN receipt ->> '$.used' IS NULL THEN false
+        ELSE value IN (SELECT value FROM json_each(:used))
+            AND value NOT IN (SELECT value FROM json_each(receipt, '$.used')) END AS applied
+    FROM json_each(:ids) CROSS JOIN stored)
 UPDATE patterns SET
-    times_retrieved = CAST(times_retrieved + 1 AS INTEGER),
-    times_applied = CAST(times_applied + 1 AS INTEGER),
-    success_when_applied = CAST(success_when_applied + (:kind = 'success') AS INTEGER),
-    failure_when_applied = CAST(failure_when_applied + (:kind <> 'success') AS INTEGER),
-    avg_reward_delta = avg_reward_delta * (1.0 * times_applied / (times_applied + 1)),
+    times_retrieved = CAST(times_retrieved + retrieved AS INTEGER),
+    times_applied = CAST(times_applied + applied AS INTEGER),
+    success_when_applied = CAST(success_when_applied + (applied AND :kind = 'success') AS INTEGER),
+    failure_when_applied = CAST(failure_when_applied + (applied AND :kind <> 'success') AS INTEGER),
+    avg_reward_delta = avg_reward_delta * iif(applied, 1.0 * times_applied / (times_applied + 1), 1.0),
     last_used_at = :now
-WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (
-    SELECT 1 FROM episodes
-    WHERE namespace = :namespace AND id = :episode_id AND document ->> '$.recalled.id' IS NOT NULL)
+FROM shown WHERE namespace = :namespace AND id = shown_id AND (retrieved OR applied)
 """)
 
 # Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.

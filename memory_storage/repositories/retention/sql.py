@@ -203,9 +203,11 @@ WHERE p.seq IN ({_MENTIONS_EPISODE})
 # Receipts of recalls that showed an erased record. No index leads to them; the text of a document is searched fast.
 _NAMES_ERASED = "EXISTS (SELECT 1 FROM json_each(:ids) AS erased WHERE instr(e.document, erased.value))"
 REMOVE_FROM_RECEIPTS = SqlTemplate(f"""
-UPDATE episodes AS e SET version = e.version + 1, updated_at = :now, document = json_set(e.document, '$.recalled.items',
-    json((SELECT json_group_array(json(value)) FROM json_each(e.document, '$.recalled.items')
-        WHERE value ->> 1 NOT IN (SELECT value FROM json_each(:ids)))))
+UPDATE episodes AS e SET version = e.version + 1, updated_at = :now, document = json_replace(e.document,
+    '$.recalled.items', json((SELECT json_group_array(json(value)) FROM json_each(e.document, '$.recalled.items')
+        WHERE value ->> 1 NOT IN (SELECT value FROM json_each(:ids)))),
+    '$.recalled.used', json((SELECT json_group_array(value) FROM json_each(e.document, '$.recalled.used')
+        WHERE value NOT IN (SELECT value FROM json_each(:ids)))))
 WHERE e.namespace = :namespace AND {_NAMES_ERASED} AND EXISTS (
     SELECT 1 FROM json_each(e.document, '$.recalled.items') AS item
     WHERE item.value ->> 1 IN (SELECT value FROM json_each(:ids)))
