@@ -404,6 +404,7 @@ class MemoryStorage(Repositories):
         failures: int | None = None,
         patterns: int | None = None,
         explore: int | Random | None = None,
+        keep: bool = False,
         **filters: Unpack[models.RecallFilters],
     ) -> models.Recall:
         """Return what to know before a task: similar successes with their steps, failures to avoid, and patterns.
@@ -425,6 +426,8 @@ class MemoryStorage(Repositories):
             explore: Draw the effectiveness of each record from what is known of it instead of taking the mean, so that
                 records of which little is known are tried too (Thompson sampling): a seed, or a `random.Random`. The
                 same seed and the same memory give the same recall. None: off.
+            keep: Store which records it showed, so that another process can complete an episode with its ID: the newest
+                10,000 of a namespace. One round trip more.
             **filters: The filters of `episodes.query`, without `outcome`, `completed` and `text`. Patterns have to be
                 of the same domain, language and framework, or of none.
 
@@ -447,6 +450,7 @@ class MemoryStorage(Repositories):
             failures,
             patterns,
             explore,
+            keep,
             filters,
         )
         return recall(self._session, request)

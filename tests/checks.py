@@ -21,7 +21,7 @@ from memory_storage.sql.indexing import INDEX_STEPS
 
 TABLES = (
     *("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets"),
-    *("items", "item_vectors", "logs", "relationships", "checkpoints"),
+    *("items", "item_vectors", "logs", "relationships", "checkpoints", "recalls"),
 )
 
 _HEAD = -1  # stands for the head of an episode among its steps
@@ -180,8 +180,11 @@ def _the_facets_are_those_of_the_documents(connection: Connection) -> None:
 def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:
     scalars = {key: value for key, value in document["metadata"].items() if not isinstance(value, dict | list)}
     evidence = {("evidence", episode) for episode in document.get("evidence", [])}
+    receipt = document.get("recalled") or {"items": []}
     return (
-        {("tag", tag) for tags in (document["tags"], document["context"]["tags"]) for tag in tags}
+        {("recalled", identifier) for _, identifier in receipt["items"]}
+        | {("used", identifier) for identifier in receipt.get("used") or []}
+        | {("tag", tag) for tags in (document["tags"], document["context"]["tags"]) for tag in tags}
         | evidence
         | {(f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()}
     )

@@ -53,6 +53,8 @@ class EpisodeFilter(Model):
         completed_until: completed before this time.
         archived: False (default): not archived; True: archived; None: both.
         child_of: the ID of an episode from which a `parent_child` relationship leads to it.
+        recalled: was completed with a recall that showed this record, by its ID.
+        used: has used this recalled record, by its ID.
         text: has all of these words, in its own text or in any of its steps; "two words" is a phrase, and flak* a
             prefix.
     """
@@ -75,6 +77,8 @@ class EpisodeFilter(Model):
     completed_until: Timestamp | None = None
     archived: StrictBool | None = False
     child_of: UUID | None = None
+    recalled: UUID | None = None
+    used: UUID | None = None
     text: str | None = None
 
 
@@ -119,6 +123,8 @@ class RecallFilters(TypedDict, total=False):
     completed_until: datetime | None
     archived: bool | None
     child_of: UUID | str | None
+    recalled: UUID | str | None
+    used: UUID | str | None
 
 
 class SearchFilters(RecallFilters, total=False):

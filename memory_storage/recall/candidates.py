@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -57,12 +58,17 @@ class Candidate:
 
 
 class _Record(NamedTuple):
-    """What a search has found: its reciprocal rank by words, its cosine and its own vector, if it has one."""
+    """What a search has found: its reciprocal rank by words, its cosine and its own vector, if it has one.
+
+    And how many episodes that used it succeeded and ended otherwise, if that was read.
+    """
 
     item: Episode | AnyPattern
     by_words: float
     similarity: float | None
     direction: array[float] | None
+    successes: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class _Read:
     statement: Callable[[Search], SqlTemplate]
     plan: SearchPlan
     decode: Callable[[Sequence[Row], int], list[tuple[Row, Any]]]
+    with_uses: bool = False
 
 
 def read_candidates(session: SearchSession, request: RecallRequest) -> dict[RecallKind, list[Candidate]]:
@@ -90,7 +97,7 @@ def read_candidates(session: SearchSession, request: RecallRequest) -> dict[Reca
             # The words of a long task are those of its beginning; the vector is that of all of it.
             text = request.task[:MAX_CHARACTERS]
             search = SearchRequest(request.filter(kind), k, text, vector, model, explain=True)
-            reads.append(_planned(session, kind, search))
+            reads.append(_planned(session, kind, search, with_uses=request.weights.effectiveness > 0))
     responses = run_together(session, [(read.statement, read.plan) for read in reads])
     task = None if vector is None else _direction(packed(vector))
     records = {read.kind: _records(read, rows, task) for read, rows in zip(reads, responses, strict=True)}
@@ -99,7 +106,7 @@ def read_candidates(session: SearchSession, request: RecallRequest) -> dict[Reca
     best = {"success": of_episodes, "failure": of_episodes, "pattern": _greatest(records.get("pattern", ()))}
     return {
         kind: [
-            Candidate(kind, one.item, relevance, one.similarity, one.direction)
+            Candidate(kind, one.item, relevance, one.similarity, one.direction, one.successes, one.failures)
             for one in found
             if request.allows(one.item)
             and (relevance := _relevance(one.by_words, one.similarity, best[kind])) is not None
@@ -108,24 +115,30 @@ def read_candidates(session: SearchSession, request: RecallRequest) -> dict[Reca
     }
 
 
-def _planned(session: SearchSession, kind: RecallKind, search: SearchRequest) -> _Read:
+def _planned(session: SearchSession, kind: RecallKind, search: SearchRequest, *, with_uses: bool) -> _Read:
     if kind == "pattern":
         return _Read(kind, sql.search_patterns, plan_search(session, PATTERNS, search), pattern_rows.hits_from_rows)
-    return _Read(kind, sql.search_episodes, plan_search(session, EPISODES, search), episode_rows.hits_from_rows)
+    statement = sql.search_episodes_and_uses if with_uses else sql.search_episodes
+    return _Read(kind, statement, plan_search(session, EPISODES, search), episode_rows.hits_from_rows, with_uses)
 
 
 def _records(read: _Read, rows: Sequence[Row], task: array[float] | None) -> list[_Record]:
     """Return the records in the rows of a search that end with a vector."""
     directions = {row[1]: _direction(row[-1]) for row in rows if row[-1] is not None}
-    decoded = read.decode([row[:-1] for row in rows], read.plan.k)
-    pairs = [(row, None if item is None else (item, directions.get(row[1]))) for row, item in decoded]
+    uses = {row[1]: json.loads(row[-2]) for row in rows if read.with_uses and row[-2] is not None}
+    decoded = read.decode([row[: -2 if read.with_uses else -1] for row in rows], read.plan.k)
+    pairs = [
+        (row, None if item is None else (item, directions.get(row[1]), uses.get(row[1], (0, 0))))
+        for row, item in decoded
+    ]
     records = []
     for hit in read.plan.hits(pairs):
-        item, direction = hit.item
+        item, direction, (succeeded, ended) = hit.item
         # The search knows only those that are among the nearest.
         known = [hit.similarity] if hit.similarity is not None else []
         known += [cosine(task, direction)] if task is not None and direction is not None else []
-        records.append(_Record(item, (hit.parts or {}).get("text", 0.0), max(known, default=None), direction))
+        by_words = (hit.parts or {}).get("text", 0.0)
+        records.append(_Record(item, by_words, max(known, default=None), direction, succeeded, ended - succeeded))
     return records
 
 

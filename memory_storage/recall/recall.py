@@ -6,6 +6,7 @@ from itertools import chain
 from uuid import UUID
 
 from memory_storage.models import Episode, Recall, RecallKind, new_id
+from memory_storage.repositories.episodes.recalls import keep
 from memory_storage.session import Session
 
 from .candidates import read_candidates, with_steps
@@ -53,4 +54,6 @@ def recall(session: Session, request: RecallRequest) -> Recall:
         _text=page.text,
     )
     session.recalls.add(made)
+    if request.keep:
+        keep(session, made)
     return made

@@ -17,7 +17,7 @@ from memory_storage.models import (
     RecallWeights,
     TaskContext,
 )
-from memory_storage.sql.validation import MAX_K, check_k, finite, function, instance, refuse_unstorable
+from memory_storage.sql.validation import MAX_K, check_k, finite, flag, function, instance, refuse_unstorable
 
 from .tokens import estimate_tokens
 
@@ -39,6 +39,7 @@ class RecallRequest:
     failures: int | None = None
     patterns: int | None = None
     explore: int | Random | None = None
+    keep: bool = False
     filters: RecallFilters = field(default_factory=RecallFilters)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,7 @@ class RecallRequest:
         function("count_tokens", self.count_tokens, "lambda text: len(encoding.encode(text))")
         instance("weights", self.weights, RecallWeights, "RecallWeights(similarity=1.0, reward=0.2, recency=0.1)")
         self._check_explore()
+        flag("keep", self.keep)
         if not 0 <= finite("diversity", self.diversity) <= 1:
             raise ValidationError("diversity", "a number from 0 to 1", self.diversity)
         for name in ("failures", "patterns"):

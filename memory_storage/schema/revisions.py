@@ -87,6 +87,10 @@ REVISIONS = {
     "0016": Revision(
         "that full-text search finds the summaries of episodes",
         "the summary of every episode, in every namespace",
+    "0015": Revision(
+        "the table `recalls` (receipts of recalls, so that any process can complete with one), and what episodes were "
+        "shown and have used as facets",
+        "the kept receipts: only the process of a recall can complete with its ID; receipts of episodes stay",
     ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

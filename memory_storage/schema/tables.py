@@ -257,18 +257,19 @@ facets = Table(
     metadata,
     Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the owner"),
     Column("owner_type", Text, primary_key=True, nullable=False, comment="`episode` or `pattern`"),
-    Column("name", Text, primary_key=True, nullable=False, comment="`tag`, `evidence`, or `metadata.` and a key"),
+    Column("name", Text, primary_key=True, nullable=False, comment="`tag`, `evidence`, `recalled`, `used`, or `metadata.` and a key"),
     Column(
         "value",
         Text,
         primary_key=True,
         nullable=False,
-        comment="Tag, episode id, or metadata as JSON, of which the first 256 characters",
+        comment="Tag, id of an episode or pattern, or metadata as JSON, of which the first 256 characters",
     ),
     Column("at", Integer, primary_key=True, nullable=False, comment="`started_at` of the episode; 0 of a pattern"),
     Column("owner_seq", Integer, primary_key=True, nullable=False, comment="`seq` of the episode or pattern"),
     sqlite_with_rowid=False,
-    comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns; see `episode_changes`",
+    comment="Tags and scalar metadata of episodes and patterns, evidence of patterns, and what episodes were shown and"
+    " have used; see `episode_changes`",
 )
 
 namespaces = Table(
@@ -618,4 +619,18 @@ logs = Table(
     UniqueConstraint("namespace", "log", "number"),
     Index("ux_logs_id", "namespace", "log", "id", unique=True, sqlite_where=text("id IS NOT NULL")),
     comment="One record of a log.",
+)
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of what was recalled"),
+    Column("id", Text, nullable=False, comment="UUID of the recall"),
+    Column("number", Integer, nullable=False, comment="Position in the namespace, from 1: the oldest are removed"),
+    Column("created_at", Integer, nullable=False, comment="When it was made"),
+    Column("document", Text, nullable=False, comment="JSON: the kind and the id of each record that was shown"),
+    UniqueConstraint("namespace", "id"),
+    UniqueConstraint("namespace", "number"),
+    comment="Receipts of recalls that were kept, the newest 10,000 of a namespace: any process can complete with one.",
 )

@@ -1,4 +1,4 @@
-"""SQL for facets: the tags and scalar metadata of a row, as its document has them.
+"""SQL for facets: the tags, scalar metadata and recalled records of a row, as its document has them.
 
 The table `facets` is an index of them. Those of a new episode are added with its texts: see `indexing.py`.
 """
@@ -29,6 +29,8 @@ def facets_of(episodes: str) -> str:
         for name, value, rows in (
             ("'tag'", "atom", tags_of("e.")),
             ("'metadata.' || key", SCALAR, metadata_of("e.")),
+            ("'recalled'", "atom", recalled_by("e.")),
+            ("'used'", "atom", used_by("e.")),
         )
     )
 
@@ -46,3 +48,22 @@ def tags_of(prefix: str) -> str:
 def metadata_of(prefix: str) -> str:
     """Return SQL for rows with the `key` of metadata of the row at hand, and its `SCALAR`."""
     return f"json_each({readable(f'{prefix}document')}, '$.metadata') WHERE type NOT IN ('object', 'array')"
+
+
+def recalled_by(prefix: str) -> str:
+    """Return SQL for rows whose `atom` is the ID of a record that the episode at hand was shown.
+
+    Args:
+        prefix: The name of the row's table, with a dot.
+    """
+    # An item of a receipt is an array of its kind and its ID, in this order.
+    return f"json_tree({readable(f'{prefix}document')}, '$.recalled.items') WHERE type = 'text' AND key = 1"
+
+
+def used_by(prefix: str) -> str:
+    """Return SQL for rows whose `atom` is the ID of a recalled record that the episode at hand has used.
+
+    Args:
+        prefix: The name of the row's table, with a dot.
+    """
+    return f"json_each({readable(f'{prefix}document')}, '$.recalled.used') WHERE type = 'text'"

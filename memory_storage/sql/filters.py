@@ -16,7 +16,7 @@ from memory_storage.models import EpisodeFilter, MetadataValue, PatternFilter
 from .document_filters import Comparison, Negation, bind, equal_numbers, is_number, parse_filter, row_test
 from .document_filters import Condition as DocumentCondition
 from .documents import is_exact_in_json
-from .facets import FACET_LENGTH, SCALAR, tags_of
+from .facets import FACET_LENGTH, SCALAR, recalled_by, tags_of, used_by
 from .fulltext import each_word
 from .indexing import CHANGED, FIRST, OF_NAMESPACE, PARTS, RECENT, SEQ
 from .statement import to_micros
@@ -155,6 +155,9 @@ def leading_facets(asked: EpisodeFilter, values: dict[str, Any]) -> Conditions:
         names = [f"leading_{number}" for number in range(len(tags))]
         values.update(zip(names, tags, strict=True))
         return tuple([f"name = 'tag' AND value = :{name}" for name in names]) if len(names) <= _MOST_LEADING else ()
+    if receipt := narrow & {"recalled", "used"}:
+        name = receipt.pop()
+        return (f"name = '{name}' AND value = :{name}",)
     for condition in parse_filter(active.get("metadata", {}), "metadata"):
         if isinstance(condition, Comparison) and len(condition.paths) == 1 and _is_of_top_level(condition):
             ((key,),) = condition.paths
@@ -201,6 +204,16 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     if name == "tags_all":
         found += f" GROUP BY owner_seq HAVING count(*) {counted}"
     return [_found(found, of_row, values, prefix)]
+
+
+def _of_receipt(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
+    values[name] = str(value)
+
+    def of_row(prefix: str) -> str:
+        rows = recalled_by(prefix) if name == "recalled" else used_by(prefix)
+        return f"EXISTS (SELECT 1 FROM {rows} AND atom = :{name})"
+
+    return [_found(f"{_FACETS} = '{name}' AND value = :{name}", of_row, values, prefix)]
 
 
 def _metadata_condition(condition: DocumentCondition, values: dict[str, Any], prefix: str) -> Condition:
@@ -304,6 +317,8 @@ def _text(prefix: str, *, has_recent: bool) -> Condition:
 _READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] = {
     "completed": _flag,
     "archived": _flag,
+    "recalled": _of_receipt,
+    "used": _of_receipt,
     "since": _moment,
     "until": _moment,
     "completed_since": _moment,

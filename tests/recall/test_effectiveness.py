@@ -9,6 +9,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import Effectiveness
 from tests.backends import in_memory
+from tests.checks import index_all
 from tests.raising import raises
 
 from .conftest import success
@@ -117,3 +118,32 @@ def test_an_invalid_weight_is_named(value):
 
 def test_the_weight_alone_is_enough():
     assert BY_EFFECT.effectiveness == 1.0
+
+
+def _uses(storage, episode, *outcomes):
+    for outcome in outcomes:
+        recall = storage.recall(TASK)
+        done = storage.episodes.save(ms.Episode(task_description="something else"))
+        storage.episodes.complete(done.id, outcome, recalled=recall, used=[episode.id])
+
+
+def test_an_episode_is_as_good_as_what_used_it(storage):
+    good, bad, unknown = storage.episodes.save_many(
+        [success("deploy the shop on monday"), success("deploy the shop by hand"), success("deploy the shop again now")]
+    )
+    _uses(storage, good, ms.Success(verdict="v"), ms.Success(verdict="v"), ms.Failure(reason="r"))
+    _uses(storage, bad, ms.Failure(reason="r"), ms.Abstained(reason="r"))
+    for _ in range(2):
+        recall = storage.recall(TASK, weights=BY_EFFECT, diversity=0.0)
+        assert [one.item.id for one in recall if one.kind == "success"][:3] == [good.id, unknown.id, bad.id]
+        assert [one.effectiveness for one in recall][:3] == [3 / 5, 1 / 2, 1 / 4]
+        index_all(storage.engine)
+
+
+def test_uses_of_another_namespace_do_not_count(storage):
+    other = storage.in_namespace("other")
+    (saved,) = storage.episodes.save_many([success("deploy the shop")])
+    other.episodes.import_many([saved])
+    _uses(other, saved, ms.Failure(reason="r"))
+    assert [one.effectiveness for one in storage.recall(TASK, weights=BY_EFFECT)] == [0.5]
+    assert [one.effectiveness for one in other.recall(TASK, weights=BY_EFFECT)] == [1 / 3]

@@ -122,6 +122,8 @@ _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
     "until": lambda e, v: e.started_at < v,
     "completed_since": lambda e, v: e.completed_at is not None and e.completed_at >= v,
     "completed_until": lambda e, v: e.completed_at is not None and e.completed_at < v,
+    "recalled": lambda e, v: e.recalled is not None and v in {one for _, one in e.recalled.items},
+    "used": lambda e, v: e.recalled is not None and v in (e.recalled.used or []),
     "archived": lambda e, v: (e.archived_at is not None) == v,
     "child_of": lambda e, v: str(v) in e.metadata.get("parents", ()),  # the test stores relationships to them
     "text": _has_text,

@@ -49,6 +49,8 @@ EPISODE_FILTERS: dict[str, list[Any]] = {
     "completed_until": [NOW - timedelta(hours=500)],
     "archived": [True, False, None],
     "child_of": [UUID(int=0)],
+    "recalled": [UUID(int=1)],
+    "used": [UUID(int=1)],
     "text": ["flaky refresh", '"token refresh" pytest*'],
 }
 PATTERN_FILTERS: dict[str, list[Any]] = {

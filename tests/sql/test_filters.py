@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.models import Relationship
+from memory_storage.models import RecallReceipt, Relationship
 from tests.raising import raises
 from tests.repositories import oracle
 
@@ -37,6 +37,7 @@ LONG_VALUES = (
 )
 TOTALS = (-1.5, 0.0, 0.1 + 0.2, 0.3, 1e308, 5e-324)
 MOMENTS = tuple(START + timedelta(microseconds=n) for n in (0, 1, 2, 3, 10**12))
+RECORDS = tuple(UUID(int=number) for number in range(1, 5))
 OUTCOMES = (
     None,
     ms.Success(verdict="alpha kilo"),
@@ -67,6 +68,8 @@ POOLS: dict[str, list[Any]] = {
     "completed_until": list(MOMENTS),
     "archived": [None, True, False],
     "child_of": [None, *PARENTS, UUID(int=3)],
+    "recalled": list(RECORDS),
+    "used": list(RECORDS),
     "text": [*oracle.WORDS, "alpha kilo", "http 500", "kilo zulu q7"],
 }
 PATTERN_POOLS: dict[str, list[Any]] = {
@@ -92,6 +95,13 @@ def _words(rng: random.Random) -> str:
     return " ".join(rng.choices(oracle.WORDS, k=rng.randint(0, 3)))
 
 
+def _receipt(rng: random.Random) -> RecallReceipt | None:
+    shown = rng.sample(RECORDS, rng.randint(0, 3))
+    used = rng.choice((None, rng.sample(shown, rng.randint(0, len(shown)))))
+    receipt = RecallReceipt(id=UUID(int=9), items=[("pattern", one) for one in shown], used=used)
+    return rng.choice((None, receipt))
+
+
 def _episode(rng: random.Random) -> ms.Episode:
     total = rng.choice((None, *TOTALS))
     return ms.Episode(
@@ -109,6 +119,7 @@ def _episode(rng: random.Random) -> ms.Episode:
         outcome=rng.choice(OUTCOMES),
         reward=None if total is None else ms.RewardScore(total=total),
         reflection=rng.choice([None, ms.Reflection(successes=["kilo"], improvements=["zulu alpha"])]),
+        recalled=_receipt(rng),
         tags=rng.sample(TAGS, rng.randint(0, 3)),
         metadata=_metadata(rng),
         steps=[ms.Step(tool=_words(rng), action=_words(rng)) for _ in range(rng.randint(0, 2))],

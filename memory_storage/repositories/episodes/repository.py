@@ -28,7 +28,6 @@ from memory_storage.models import (
     Outcome,
     Page,
     Recall,
-    RecallReceipt,
     Reflection,
     RewardScore,
     SearchFilters,
@@ -104,7 +103,7 @@ from memory_storage.sql.validation import (
 )
 
 from . import sql
-from .recalls import EpisodeSession
+from .recalls import EpisodeSession, RecallUse, unknown_recall_error, unknown_use_error
 from .rows import (
     completion_bytes,
     completion_values,
@@ -128,7 +127,8 @@ _BOUNDS = ("since", "until")  # of `started_at`, by which pages are sorted
 _SIGNS = {"since": ">=", "until": "<"}
 """How a facet's time is compared with a bound of `started_at`."""
 
-_RECALL_CHECK = 1  # the number of the statement that compares the recall with the stored one, if one is given
+# The numbers of the statements that check a kept recall, after the one that compares it with the stored one.
+_KEPT_CHECK, _USED_CHECK = 2, 3
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
 
@@ -296,10 +296,12 @@ class EpisodeRepository(Repository):
             NotFoundError: The episode does not exist.
             ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
                 is exceeded, or a value would not be read back equal; or `recalled` is not one of the latest 1,000
-                recalls of this process, is of another namespace, or is not the one that is stored already; or `used`
-                names something else than what was recalled, or there is no recall that `used` or `rating` is about.
+                recalls of this process or the latest 10,000 with `keep=True`, is of another namespace, or is not the
+                one that is stored already; or `used` names something else than what was recalled, or there is no recall
+                that `used` or `rating` is about.
         """
         now = self._session.now()
+        recall = self._recall_use(recalled, used, rating)
         # An episode of nothing else: only the database has the stored one, and these fields are checked as its own.
         completion = Episode(
             task_description="",
@@ -307,7 +309,7 @@ class EpisodeRepository(Repository):
             reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
             reflection=reflection,
             completed_at=now if completed_at is None else completed_at,
-            recalled=self._receipt(recalled, used, rating),
+            recalled=recall and recall.receipt,
         )
         if completion.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
@@ -320,10 +322,11 @@ class EpisodeRepository(Repository):
         values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         if completed_at is None:
             values["completed_json"] = None
-        counting = self._count_recalled(completion, key["id"], values)
+        counting = self._count_recalled(recall, key["id"], values)
+        statement = _completion_statement(recall, values)
         check = sql.CHECK_SIZE.bind(0, most=most, **key)
         try:
-            completed = self._update(episode_id, sql.COMPLETE, check, before=counting, changed=1, **values)
+            completed = self._update(episode_id, statement, check, before=counting, changed=1, **values)
             self._note_saved("episode", [completed.id])
             return completed
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
@@ -336,18 +339,16 @@ class EpisodeRepository(Repository):
                 raise
             raise explained from error
 
-    def _receipt(
+    def _recall_use(
         self, recalled: Recall | UUID | str | None, used: Sequence[UUID | str] | None, rating: int | None
-    ) -> RecallReceipt | None:
-        """Return the receipt of a recall, with what is known of its use."""
-        if recalled is None:
-            for name, value in (("used", used), ("rating", rating)):
-                if value is not None:
-                    raise ValidationError(name, "only with the recall that it is about, as `recalled`", value)
-            return None
-        receipt = self._session.recalls.receipt(recalled, self._session.namespace)
-        ids = None if used is None else [UUID(as_id(one, "used")) for one in to_list(used, "used")]
-        return RecallReceipt(id=receipt.id, items=receipt.items, used=ids, rating=rating)
+    ) -> RecallUse | None:
+        """Return the recall that an episode is completed with, and what is known of its use; None without a recall."""
+        if recalled is not None:
+            return self._session.recalls.use(recalled, self._session.namespace, used, rating)
+        for name, value in (("used", used), ("rating", rating)):
+            if value is not None:
+                raise ValidationError(name, "only with the recall that it is about, as `recalled`", value)
+        return None
 
     def _completion_error(
         self, error: RowCountError | ValidationError, completion: Episode, episode_id: UUID | str, before: int
@@ -360,9 +361,13 @@ class EpisodeRepository(Repository):
             episode_id: Its ID.
             before: The number of statements before the completion.
         """
-        if completion.recalled and isinstance(error, RowCountError) and error.index == _RECALL_CHECK:
+        receipt = completion.recalled
+        if receipt is not None and isinstance(error, RowCountError) and error.index <= before:
             limit = "the recall that the episode was completed with before; leave it out, or pass that one"
-            return ValidationError("recalled", limit, str(completion.recalled.id))
+            return {
+                _KEPT_CHECK: unknown_recall_error(receipt.id),
+                _USED_CHECK: unknown_use_error(receipt.used),
+            }.get(error.index, ValidationError("recalled", limit, str(receipt.id)))
         if not exceeds_limit(error, before + _SIZE_CHECK):
             return None
         most = most_bytes(self._session.limits, self._session.max_value_bytes)
@@ -371,25 +376,30 @@ class EpisodeRepository(Repository):
         # Unless another writer has changed it since.
         return too_large("", max(completed_bytes, most + 1), self._session.limits, self._session.max_value_bytes)
 
-    def _count_recalled(self, completion: Episode, episode_id: str, values: dict[str, Any]) -> list[dbapi.BatchStep]:
-        """Return the statements that count the recalled patterns; the first fails if another recall is stored."""
-        receipt, namespace = completion.recalled, self._session.namespace
-        if receipt is None:
+    def _count_recalled(
+        self, recall: RecallUse | None, episode_id: str, values: dict[str, Any]
+    ) -> list[dbapi.BatchStep]:
+        """Return the statements that check the recall and count its patterns; the first checks have fixed places."""
+        if recall is None:
             return []
-        check = sql.CHECK_RECALLED.bind(0, namespace=namespace, id=episode_id, recall_id=str(receipt.id))
-        patterns = [str(one) for kind, one in receipt.items if kind == "pattern"]
-        if not patterns:
-            return [check]
-        opening = self._session.opening
-        record = patterns_sql.RECORD_RECALL.bind(
-            namespace=namespace,
-            episode_id=episode_id,
-            ids=ids_as_json(patterns),
-            used=None if receipt.used is None else ids_as_json([str(one) for one in receipt.used]),
-            kind=values["kind"],
-            now=values["now"],
-        )
-        return [check, *([] if opening is None else [patterns_sql.COUNT_AS.bind(opening=opening)]), record]
+        namespace, opening = self._session.namespace, self._session.opening
+        key = {"namespace": namespace, "id": episode_id, "recall_id": str(recall.receipt.id)}
+        count: dict[str, Any] = {
+            "namespace": namespace,
+            "episode_id": episode_id,
+            "used": recall.used,
+            "kind": values["kind"],
+            "now": values["now"],
+        }
+        steps = [sql.CHECK_RECALLED.bind(0, **key)]
+        if recall.is_kept:
+            steps += [sql.CHECK_KEPT.bind(0, **key), sql.CHECK_USED.bind(0, used=recall.used or "[]", **key)]
+            record = patterns_sql.RECORD_KEPT_RECALL.bind(recall_id=key["recall_id"], **count)
+        elif recall.pattern_ids:
+            record = patterns_sql.RECORD_RECALL.bind(ids=ids_as_json(recall.pattern_ids), **count)
+        else:
+            return steps
+        return [*steps, *([] if opening is None else [patterns_sql.COUNT_AS.bind(opening=opening)]), record]
 
     @operation
     def checkpoint(
@@ -1052,6 +1062,14 @@ class EpisodeRepository(Repository):
         if conflict is not None:  # the cause of the refusal no longer exists: another writer has removed it
             raise conflict
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
+
+
+def _completion_statement(recall: RecallUse | None, values: dict[str, Any]) -> SqlTemplate:
+    """Return the statement that completes an episode; adds to its values those of a kept recall."""
+    if recall is None or not recall.is_kept:
+        return sql.COMPLETE
+    values |= {"recalled": recall.document, "recall_id": str(recall.receipt.id)}
+    return sql.COMPLETE_KEPT
 
 
 def _end_before_start_error(field: str, started_at: datetime, completed_at: datetime) -> ValidationError:

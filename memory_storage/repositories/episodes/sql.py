@@ -149,25 +149,58 @@ UPDATE episodes SET version = version WHERE seq = (
 # If it is the current time, the clock may be behind the one that set the start: the end is then the start.
 # Only an episode with a receipt has its key: without one, the first pair sets the outcome, as the next one does. What a
 # stored receipt knows stays, unless it is known anew.
-COMPLETE = SqlTemplate("""
+_COMPLETE = """
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
     document = json_set(CASE WHEN :completed_json IS NULL THEN json_remove(document, '$.completed_at')
             ELSE json_set(document, '$.completed_at', json(:completed_json)) END,
         iif(:recalled IS NULL, '$.outcome', '$.recalled'),
-            json(iif(:recalled IS NULL, :outcome, json_patch(coalesce(document -> '$.recalled', '{}'), :recalled))),
+            json(iif(:recalled IS NULL, :outcome,
+                json_patch(coalesce(document -> '$.recalled', {receipt}), :recalled))),
         '$.outcome', json(:outcome), '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
-    words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
+    words = nullif(json_patch(coalesce(words, '{{}}'), :words), '{{}}')
 WHERE namespace = :namespace AND id = :id
     AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
-""")
+"""
+COMPLETE = SqlTemplate(_COMPLETE.format(receipt="'{}'"))
 
 # Changes one row, and the changed row count rolls the completion back, if another recall is stored.
 CHECK_RECALLED = SqlTemplate("""
 UPDATE episodes SET version = version
 WHERE namespace = :namespace AND id = :id AND document ->> '$.recalled.id' <> :recall_id
+""")
+
+# A recall of another process: what it showed is in the episode if that was completed with it before, else in `recalls`.
+COMPLETE_KEPT = SqlTemplate(
+    _COMPLETE.format(
+        receipt="""(
+                SELECT json_object('items', document -> '$.items') FROM recalls
+                WHERE namespace = :namespace AND id = :recall_id)"""
+    )
+)
+_KEPT_ITEMS = "(SELECT document -> '$.items' FROM recalls WHERE namespace = :namespace AND id = :recall_id)"
+_SHOWN = f"coalesce(document -> '$.recalled.items', {_KEPT_ITEMS})"
+# These change one row if the recall is not known, and if something else was used than it showed.
+CHECK_KEPT = SqlTemplate(f"""
+UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND {_SHOWN} IS NULL
+""")
+CHECK_USED = SqlTemplate(f"""
+UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND EXISTS (
+    SELECT 1 FROM json_each(:used) WHERE value NOT IN (SELECT value ->> 1 FROM json_each({_SHOWN})))
+""")
+
+# The numbers of a namespace grow by one, so that the oldest receipts are a range.
+KEEP_RECALL = SqlTemplate("""
+INSERT INTO recalls (namespace, id, number, created_at, document)
+SELECT :namespace, :id, coalesce((
+    SELECT number FROM recalls WHERE namespace = :namespace ORDER BY number DESC LIMIT 1), 0) + 1, :now, :document
+WHERE true ON CONFLICT (namespace, id) DO NOTHING
+""")
+DROP_OLD_RECALLS = SqlTemplate("""
+DELETE FROM recalls WHERE namespace = :namespace AND number <= (
+    SELECT number FROM recalls WHERE namespace = :namespace ORDER BY number DESC LIMIT 1) - :most
 """)
 
 # Changes no row while the document is small enough. Else it changes one, and the changed row count rolls the completion

@@ -135,16 +135,17 @@ WHERE namespace = :namespace AND id = :id
 # Each recalled pattern was retrieved once, and each used one applied once, if this episode has not counted it: the
 # stored receipt says so, which the same batch stores. If it does not know what was used, all were counted as applied.
 # Success is what analytics counts as one.
-RECORD_RECALL = SqlTemplate("""
+_RECORD_RECALL = """
 WITH stored (receipt) AS (SELECT (
     SELECT document -> '$.recalled' FROM episodes WHERE namespace = :namespace AND id = :episode_id)),
+patterns_shown AS (SELECT receipt, {shown}),
 shown AS (
-    SELECT value AS shown_id, receipt IS NULL AS retrieved, CASE
-        WHEN receipt IS NULL THEN :used IS NULL OR value IN (SELECT value FROM json_each(:used))
+    SELECT shown_id, receipt IS NULL AS retrieved, CASE
+        WHEN receipt IS NULL THEN :used IS NULL OR shown_id IN (SELECT value FROM json_each(:used))
         WHEN receipt ->> '$.used' IS NULL THEN false
-        ELSE value IN (SELECT value FROM json_each(:used))
-            AND value NOT IN (SELECT value FROM json_each(receipt, '$.used')) END AS applied
-    FROM json_each(:ids) CROSS JOIN stored)
+        ELSE shown_id IN (SELECT value FROM json_each(:used))
+            AND shown_id NOT IN (SELECT value FROM json_each(receipt, '$.used')) END AS applied
+    FROM patterns_shown)
 UPDATE patterns SET
     times_retrieved = CAST(times_retrieved + retrieved AS INTEGER),
     times_applied = CAST(times_applied + applied AS INTEGER),
@@ -153,7 +154,16 @@ UPDATE patterns SET
     avg_reward_delta = avg_reward_delta * iif(applied, 1.0 * times_applied / (times_applied + 1), 1.0),
     last_used_at = :now
 FROM shown WHERE namespace = :namespace AND id = shown_id AND (retrieved OR applied)
-""")
+"""
+RECORD_RECALL = SqlTemplate(_RECORD_RECALL.format(shown="value AS shown_id FROM json_each(:ids) CROSS JOIN stored"))
+# A recall of another process: what it showed is in the episode if that was completed with it before, else in `recalls`.
+RECORD_KEPT_RECALL = SqlTemplate(
+    _RECORD_RECALL.format(
+        shown="""value ->> 1 AS shown_id FROM stored CROSS JOIN json_each(coalesce(receipt -> '$.items', (
+        SELECT document -> '$.items' FROM recalls WHERE namespace = :namespace AND id = :recall_id)))
+    WHERE value ->> 0 = 'pattern'"""
+    )
+)
 
 # Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.
 _SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"

@@ -71,7 +71,13 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
     session.write([*replace_eviction_keys(session, [key]), *erase_traces([(session.namespace, key)])])
     # What quotes the episode, or a pattern that is erased with it, as recalled.
     ids = ids_as_json([key, *(row[0] for row in learned if not row[1])])
-    session.write([sql.REMOVE_FROM_RECEIPTS.bind(namespace=session.namespace, ids=ids, now=to_micros(session.now()))])
+    of_erased = {"namespace": session.namespace, "ids": ids}
+    session.write(
+        [
+            sql.REMOVE_FROM_RECEIPTS.bind(now=to_micros(session.now()), **of_erased),
+            sql.REMOVE_FROM_RECALLS.bind(**of_erased),
+        ]
+    )
     # Last: their evidence names the episode, so that an interrupted erasure finds them when it is repeated.
     return ErasedRows(removed, *_remove_from_patterns(session, key))
 
@@ -108,8 +114,12 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
 
 
 def erase_items_and_logs(session: SessionProtocol) -> tuple[int, int]:
-    """Delete the items and the log records of a namespace, in pages, and return how many of each there were."""
+    """Delete the items and the log records of a namespace, in pages, and return how many of each there were.
+
+    Kept receipts of recalls are deleted too, and not counted.
+    """
     counts = []
+    session.write([sql.DELETE_RECALLS.bind(namespace=session.namespace)])
     for statement in sql.DELETE_SOME_OF_NAMESPACE.values():
         page = statement.bind(namespace=session.namespace, limit=_ROWS_PER_PAGE)
         counts.append(0)
@@ -146,7 +156,8 @@ def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRow
     for start in range(0, len(ids), _PATTERNS_PER_PAGE):
         page = ids_as_json([str(row_id) for row_id in ids[start : start + _PATTERNS_PER_PAGE]])
         patterns += len(session.read(sql.EXISTING_PATTERNS.bind(namespace=session.namespace, ids=page)))
-        session.write([sql.DELETE_PATTERNS.bind(namespace=session.namespace, ids=page)])
+        of_page = {"namespace": session.namespace, "ids": page}
+        session.write([sql.DELETE_PATTERNS.bind(**of_page), sql.REMOVE_FROM_RECALLS.bind(**of_page)])
     return ErasedRows(episodes, patterns)
 
 

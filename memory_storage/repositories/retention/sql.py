@@ -212,6 +212,14 @@ WHERE e.namespace = :namespace AND {_NAMES_ERASED} AND EXISTS (
     SELECT 1 FROM json_each(e.document, '$.recalled.items') AS item
     WHERE item.value ->> 1 IN (SELECT value FROM json_each(:ids)))
 """)
+REMOVE_FROM_RECALLS = SqlTemplate("""
+UPDATE recalls SET document = json_replace(document,
+    '$.items', json((SELECT json_group_array(json(value)) FROM json_each(document, '$.items')
+        WHERE value ->> 1 NOT IN (SELECT value FROM json_each(:ids)))))
+WHERE namespace = :namespace
+    AND EXISTS (SELECT 1 FROM json_each(:ids) AS erased WHERE instr(recalls.document, erased.value))
+""")
+DELETE_RECALLS = SqlTemplate("DELETE FROM recalls WHERE namespace = :namespace")
 # Guarded by the version that was read: a concurrent edit makes the row count differ.
 REPLACE_DESCRIPTION = SqlTemplate("""
 UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
