@@ -3,6 +3,8 @@
 from memory_storage._deprecation import renamed_names
 
 from .analytics import (
+    AttributionDimension,
+    AttributionFigures,
     Change,
     Difference,
     Dimension,
@@ -130,6 +132,8 @@ __all__ = [
     "PATTERN",
     "Abstained",
     "AnyPattern",
+    "AttributionDimension",
+    "AttributionFigures",
     "Box",
     "Change",
     "Checkpoint",

@@ -15,12 +15,14 @@ from memory_storage._formatting import counted
 from memory_storage.errors import ConfigurationError
 
 from .display import html_table, text_table
+from .episode import RecallKind
 from .pattern import PatternKind
 from .proportion import Rate
 
 R = TypeVar("R")
 
 Dimension = Literal["task_type", "domain", "language", "framework", "complexity", "tool", "tag"]
+AttributionDimension = Literal["record", "kind", "pattern_kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,45 @@ class PatternFigures:
     avg_reward_delta: float
     last_used_at: datetime | None
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttributionFigures:
+    """What became of the episodes that recalled records were shown to. Observed, not caused: see `attribution`.
+
+    Attributes:
+        group: the ID of a record, the kind, or the kind of pattern; None for all of them.
+        kind: "success", "failure" or "pattern"; None if the group has several.
+        description: the beginning of the record's description; None of a group, or if the record no longer exists.
+        starts_at: the beginning of the period, inclusive; None without a unit of time.
+        ends_at: its end, exclusive; None as `starts_at`.
+        shown: how many episodes it was shown to.
+        adoption: the share of episodes that used it among those of which that is known.
+        success_shown: the share of successes among the judged episodes that it was shown to.
+        success_used: the same among those that used it.
+        success_unused: the same among those that are known not to have used it.
+        success_without: the same among the episodes that were shown nothing at all.
+        rating: the mean rating of the recalls that showed it, from 1 to 5.
+        over_without: `success_shown` minus `success_without`.
+        over_unused: `success_used` minus `success_unused`.
+        warning: which sides of these differences have under 20 judged episodes; "" if none.
+    """
+
+    group: str | None
+    kind: RecallKind | None
+    description: str | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+    shown: int
+    adoption: Rate
+    success_shown: Rate
+    success_used: Rate
+    success_unused: Rate
+    success_without: Rate
+    rating: Mean
+    over_without: Difference
+    over_unused: Difference
+    warning: str
 
 
 @dataclass(frozen=True, slots=True)

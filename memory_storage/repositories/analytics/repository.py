@@ -14,6 +14,8 @@ from memory_storage._deprecation import renamed_arguments
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, EpisodeFilters, PatternFilter, PatternFilters, TimeUnit
 from memory_storage.models.analytics import (
+    AttributionDimension,
+    AttributionFigures,
     Change,
     Dimension,
     FailurePoint,
@@ -42,7 +44,16 @@ from . import sql
 from .arguments import check_dimension, check_lengths, check_period, finite_or_none
 from .confidence import finite_part
 from .error_signature import error_class
-from .rows import NO_EPISODES, GroupCounts, change_between, counts_from_row, sequence_from_row
+from .rows import (
+    NO_EPISODES,
+    AttributionCounts,
+    AttributionGroup,
+    GroupCounts,
+    attribution_figures,
+    change_between,
+    counts_from_row,
+    sequence_from_row,
+)
 
 _SUMMARY = SqlTemplate(f"""
 SELECT 'rows', 'episodes', count(*), NULL FROM episodes WHERE namespace = :namespace
@@ -153,13 +164,7 @@ class AnalyticsRepository(Repository):
         Raises:
             ValidationError: The range has more than 10,000 periods, or an argument or a filter is invalid.
         """
-        choice("unit", unit, get_args(TimeUnit))
-        episode_filter = EpisodeFilter(**filters)
-        until = episode_filter.until or self._session.now()
-        usual = DEFAULT_RANGES.get(unit, timedelta())
-        since = episode_filter.since or max(until, _EARLIEST + usual) - usual
-        bounds: Any = {"since": since, "until": until}
-        intervals = periods(unit, since, until, time_zone(tz))
+        bounds, intervals = self._intervals(unit, tz, filters)
         groups = self._group_counts(None, success_reward, confidence, {**filters, **bounds}, intervals)
         figures = [groups.get((number, None), NO_EPISODES).as_columns(confidence) for number in range(len(intervals))]
         rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(intervals, figures, strict=True)]
@@ -398,6 +403,73 @@ class AnalyticsRepository(Repository):
         where, values = conditions(PatternFilter(**filters), "pattern")
         values["unused_since"] = to_micros(checked_moment("since", since))
         return self._pattern_table((*where, sql.UNUSED), values, timedelta(days=30), confidence)
+
+    @operation
+    def attribution(
+        self,
+        by: AttributionDimension | None = "record",
+        *,
+        unit: TimeUnit | None = None,
+        tz: str = "UTC",
+        success_reward: float | None = None,
+        confidence: float = 0.95,
+        limit: int = 100,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[AttributionFigures]:
+        """Compare the episodes that recalled records were shown to, and that used them, with those that did without.
+
+        `episodes.complete(..., recalled=, used=, rating=)` says what an episode was shown and has used. These are
+        observations, not effects: hard tasks may be those that recall something, and an agent uses what fits. Only an
+        experiment tells what a record causes: tasks that get a recall or none at random.
+
+        Args:
+            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out patterns that do not
+                exist any more; None for all that was shown.
+            unit: "hour", "day", "week" or "month": a row for each group of each period, by when the episodes started;
+                without gaps if `by` is None. The range is that of `over_time`. None: all time.
+            tz: The IANA name of the time zone whose clocks count.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            limit: The maximum number of records: those that were shown most.
+            **filters: The filters of `episodes.query`; they apply to the episodes that did without, too.
+
+        Returns:
+            A row for each group, by period, the one that was shown most first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
+        if by is not None:
+            choice("by", by, get_args(AttributionDimension))
+        quantile(confidence)
+        most = whole("limit", limit) if by == "record" else -1
+        time_zone(tz)
+        bounds, intervals = ({}, None) if unit is None else self._intervals(unit, tz, filters)
+        where, values, success_sql = self._episode_conditions(success_reward, {**filters, **bounds})
+        statement = sql.attribution(where, success_sql, by, in_periods=intervals is not None)
+        found = self._read(statement, {**values, "periods": as_json(intervals or ()), "limit": most})
+        without = {row[0]: AttributionCounts(*row[5:]) for row in found if row[4] is None}
+        shown = [(*row[:5], AttributionCounts(*row[5:])) for row in found if row[4] is not None]
+        if by is None:
+            present = {row[0] for row in shown}
+            missing = (number for number in range(len(intervals or [()])) if number not in present)
+            shown += [(number, None, None, None, 0, AttributionCounts()) for number in missing]
+        shown.sort(key=lambda row: (row[0], -row[4], row[1] or ""))
+        rows = []
+        for number, name, kind, text, episodes, counts in shown:
+            group = AttributionGroup(name, kind, text, None if intervals is None else intervals[number])
+            others = without.get(number, AttributionCounts())
+            rows.append(attribution_figures(group, episodes, counts, others, confidence))
+        return Table(AttributionFigures, tuple(rows))
+
+    def _intervals(self, unit: TimeUnit, tz: str, filters: Any) -> tuple[dict[str, Any], list[Period]]:
+        """Return the bounds of the range that filters name, or of the usual one, and its periods."""
+        choice("unit", unit, get_args(TimeUnit))
+        episode_filter = EpisodeFilter(**filters)
+        until = episode_filter.until or self._session.now()
+        usual = DEFAULT_RANGES.get(unit, timedelta())
+        since = episode_filter.since or max(until, _EARLIEST + usual) - usual
+        return {"since": since, "until": until}, periods(unit, since, until, time_zone(tz))
 
     def _read(self, statement: SqlTemplate, values: dict[str, Any]) -> Sequence[Row]:
         return self._session.read(statement.bind(namespace=self._session.namespace, **values))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from memory_storage.sql.facets import tags_of
+from memory_storage.sql.document_filters import readable
+from memory_storage.sql.facets import recalled_by, tags_of
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.indexing import CHANGED, LOGGED
-from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.statement import SqlTemplate, columns
 
 from .error_signature import MESSAGE_LENGTH
 
@@ -212,6 +213,74 @@ def patterns(where: Conditions) -> SqlTemplate:
 SELECT id, kind, {_TITLE}, times_retrieved, times_applied, success_when_applied, avg_reward_delta,
     last_used_at, coalesce(last_used_at, created_at)
 FROM patterns WHERE {" AND ".join(("namespace = :namespace", *where))}
+""")
+
+
+# A record is in a receipt once. Kinds are counted once for an episode, however many records of a kind it was shown.
+_ATTRIBUTED: dict[str | None, tuple[str, str]] = {
+    None: ("NULL", ""),
+    "kind": ("shown.kind", ""),
+    "record": ("shown.id", ""),
+    "pattern_kind": ("p.kind", "CROSS JOIN patterns AS p ON p.namespace = :namespace AND p.id = shown.id"),
+}
+_OF_USED, _OF_UNUSED = (f"CASE WHEN used = {use} THEN success END" for use in (1, 0))
+_COUNTS = {
+    "known": "count(used)",
+    "used": "coalesce(sum(used), 0)",
+    "judged": "count(success)",
+    "successes": "coalesce(sum(success), 0)",
+    "judged_used": f"count({_OF_USED})",
+    "successes_used": f"coalesce(sum({_OF_USED}), 0)",
+    "judged_unused": f"count({_OF_UNUSED})",
+    "successes_unused": f"coalesce(sum({_OF_UNUSED}), 0)",
+    "ratings": "count(rating)",
+    "rating_sum": "coalesce(sum(rating), 0)",
+    "rating_squares": "coalesce(sum(rating * rating), 0)",
+}
+_ATTRIBUTED_COUNTS = ", ".join(f"{sql} AS {name}" for name, sql in _COUNTS.items())
+_WITHOUT = {name: _COUNTS[name] for name in ("judged", "successes")}
+_DESCRIPTION_LENGTH = 200
+_DESCRIPTION = f"""substr(CASE kind WHEN 'pattern' THEN (
+        SELECT document ->> '$.description' FROM patterns WHERE namespace = :namespace AND id = name) ELSE (
+        SELECT document ->> '$.task_description' FROM episodes WHERE namespace = :namespace AND id = name)
+    END, 1, {_DESCRIPTION_LENGTH})"""
+
+
+# The facets lead to the episodes with a receipt. Those of changed episodes may be in their documents only.
+@lru_cache(maxsize=256)
+def attribution(where: Conditions, success_sql: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
+    """Return the statement for recalled records: period, group, kind and description, then counts.
+
+    The counts are those of `AttributionCounts`. A row without a number of episodes is about those of a period that were
+    shown nothing.
+    """
+    name, joined = _ATTRIBUTED[by]
+    description = _DESCRIPTION if by == "record" else "NULL"
+    return SqlTemplate(f"""{_selected(where, success_sql, in_periods=in_periods)},
+receipts AS MATERIALIZED (
+    SELECT selected.number, selected.seq, selected.success, {readable("e.document")} -> '$.recalled' AS receipt
+    FROM (
+        SELECT owner_seq AS seq FROM facets
+        WHERE namespace = :namespace AND owner_type = 'episode' AND name = 'recalled'
+        UNION SELECT e.seq FROM {CHANGED} CROSS JOIN {recalled_by("e.")} AND e.namespace = :namespace) AS shown
+    CROSS JOIN selected ON selected.seq = shown.seq CROSS JOIN episodes AS e ON e.seq = shown.seq),
+shown AS (
+    SELECT number, seq, success, receipt ->> '$.rating' AS rating, item.value ->> 0 AS kind, item.value ->> 1 AS id,
+        CASE json_type(receipt, '$.used') WHEN 'array' THEN
+            item.value ->> 1 IN (SELECT value FROM json_each(receipt, '$.used')) END AS used
+    FROM receipts CROSS JOIN json_each(receipt, '$.items') AS item),
+by_episode AS (
+    SELECT shown.number, {name} AS name, min(shown.kind) AS kind, min(shown.kind) = max(shown.kind) AS is_one_kind,
+        success, rating, max(used) AS used
+    FROM shown {joined} GROUP BY shown.number, shown.seq, {name}),
+counted AS (
+    SELECT number, name, CASE WHEN min(is_one_kind) AND min(kind) = max(kind) THEN min(kind) END AS kind,
+        count(*) AS episodes, {_ATTRIBUTED_COUNTS}
+    FROM by_episode GROUP BY number, name ORDER BY episodes DESC, number, name LIMIT :limit)
+SELECT number, name, kind, {description}, episodes, {columns(_COUNTS)} FROM counted
+UNION ALL
+SELECT number, NULL, NULL, NULL, NULL, {", ".join(_WITHOUT.get(name, "0") for name in _COUNTS)}
+FROM selected WHERE seq NOT IN (SELECT seq FROM receipts) GROUP BY number
 """)
 
 
