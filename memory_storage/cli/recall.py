@@ -26,6 +26,9 @@ def recall(
     language: Language = None,
     tag: Tag = None,
     everything: Everything = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep its ID, for `record complete --recalled`, and print it to stderr.")
+    ] = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
@@ -36,7 +39,7 @@ def recall(
     if everything:
         filters["archived"] = None
     with open_existing(database, namespace) as storage:
-        found = storage.recall(task, k=k, budget_tokens=budget_tokens, **filters)
+        found = storage.recall(task, k=k, budget_tokens=budget_tokens, keep=keep, **filters)
         if not found and not as_json:
             talk(why_no_episode(storage))
     if as_json:
@@ -44,5 +47,7 @@ def recall(
         return
     if found:
         say(str(found).rstrip("\n"))
+    if keep:
+        talk(f"recall {found.id}")
     if found.left_out:
         talk(f"{counted(found.left_out, 'more record')} did not fit: raise --budget-tokens")

@@ -172,6 +172,14 @@ def complete(
     failure: Annotated[str | None, typer.Option(metavar="REASON", help="The task failed.")] = None,
     abstained: Annotated[str | None, typer.Option(metavar="REASON", help="The agent decided to stop.")] = None,
     reward: Annotated[float | None, typer.Option(help="The total reward.")] = None,
+    recalled: Annotated[
+        str | None, typer.Option(metavar="ID", help="What it was worked on with: the ID of `recall --keep`.")
+    ] = None,
+    used: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A recalled record that was of use; repeat it for several, none is not known."),
+    ] = None,
+    rating: Annotated[int | None, typer.Option(help="How much the recall helped, from 1 to 5.")] = None,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
@@ -186,7 +194,14 @@ def complete(
     if len(outcomes) != 1:
         raise ConfigurationError("give exactly one of --success, --partial, --failure and --abstained")
     with open_existing(database, namespace) as storage:
-        episode = storage.episodes.complete(resolve_id(storage, episode_id), outcomes[0], reward=reward)
+        episode = storage.episodes.complete(
+            resolve_id(storage, episode_id),
+            outcomes[0],
+            reward=reward,
+            recalled=recalled,
+            used=used or None,
+            rating=rating,
+        )
     if as_json:
         write_json({"id": episode.id, "outcome": outcomes[0].kind})
     else:

@@ -49,6 +49,7 @@ def _checks(settings: Settings) -> tuple[_Check, ...]:
         stale_metadata,
         schema.missing_objects,
         documents.undecodable_rows,
+        documents.unreadable_recalls,
         orphans.orphans,
         cycles.cyclic_relationships,
         documents.columns_that_disagree,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from time import perf_counter
@@ -68,6 +68,8 @@ class Run(Unpicklable):
     Attributes:
         episode: the episode as it was stored last; its steps are not updated.
         recalled: what was recalled for it, a Recall or its id, which completing it links and counts.
+        used: the ids of the recalled records that the work made use of; None if that is not known.
+        rating: how much the recall helped, from 1 to 5; None if that is not known.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Run(Unpicklable):
         self._is_entered = self._is_complete = False
         self._last_step = 0
         self.episode, self.recalled = episode, recalled
+        self.used: Sequence[UUID | str] | None = None
+        self.rating: int | None = None
 
     @property
     def id(self) -> UUID:
@@ -200,6 +204,8 @@ class Run(Unpicklable):
         *,
         reward: RewardScore | float | None = None,
         reflection: Reflection | None = None,
+        used: Sequence[UUID | str] | None = None,
+        rating: int | None = None,
     ) -> Episode:
         """Record the outcome. It stays if the block ends with an exception afterwards.
 
@@ -207,18 +213,27 @@ class Run(Unpicklable):
             outcome: Success, PartialSuccess, Failure or Abstained; a text is the verdict of a Success.
             reward: The total reward, or a RewardScore with its parts.
             reflection: What was learned.
+            used: The ids of the recalled records that the work made use of; by default `run.used`.
+            rating: How much the recall helped, from 1 to 5; by default `run.rating`.
 
         Returns:
             The complete episode.
 
         Raises:
-            ValidationError: The outcome is invalid, or a limit is exceeded.
+            ValidationError: The outcome is invalid, a limit is exceeded, or nothing was recalled that `used` or
+                `rating` is about.
         """
         if self._buffer is not None:
             self._buffer.flush()
         ending = Success(verdict=self._capture().text("verdict", outcome)) if isinstance(outcome, str) else outcome
         self.episode = self._episodes.complete(
-            self.id, ending, reward=reward, reflection=reflection, recalled=self.recalled
+            self.id,
+            ending,
+            reward=reward,
+            reflection=reflection,
+            recalled=self.recalled,
+            used=self.used if used is None else used,
+            rating=self.rating if rating is None else rating,
         )
         self._is_complete = True
         return self.episode

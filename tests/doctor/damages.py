@@ -91,6 +91,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "words.patterns",
         sql("UPDATE patterns SET words = NULL WHERE kind = 'playbook'"),
     ),
+    "a kept receipt has no items": ("undecodable.recalls", sql("UPDATE recalls SET document = '[]'")),
     "an item has no JSON": ("undecodable.items", sql("UPDATE items SET document = '{' WHERE \"key\" = 'one'")),
     "a record has no JSON": ("undecodable.logs", sql("UPDATE logs SET document = x'ff' WHERE number = 1")),
     "a relationship has no metadata": (

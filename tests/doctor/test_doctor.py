@@ -70,6 +70,7 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
         storage.items.put((SECRET,), key, SECRET, vectors={"f": [1.0, 2.0], "g": [2.0, 1.0]}, model=MODEL)
     storage.logs.append("log", [SECRET, SECRET])
     storage.patterns.learn()
+    storage.recall(SECRET, keep=True)
     if storage.vector_index == "diskann":  # an index with something in it, though they are few
         with storage.transaction() as tx:
             tx.execute([(f"UPDATE {_table()} SET indexed = 1", [])])

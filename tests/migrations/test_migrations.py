@@ -229,6 +229,7 @@ def _fill(storage: ms.MemoryStorage) -> None:
     storage.logs.append("log", [1])
     insert_checkpoint(storage, episode.id, "state")
     storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
+    storage.recall("anything", keep=True)
 
 
 def test_the_tables_in_the_code_are_those_of_the_revisions(storage: ms.MemoryStorage):

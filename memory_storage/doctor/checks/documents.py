@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -15,7 +17,7 @@ from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.doctor.pages import pages
 from memory_storage.doctor.quarantine import quarantine_rows
 from memory_storage.errors import CorruptDataError
-from memory_storage.models import PATTERN, Complexity, SpatiotemporalEntry, TaskType
+from memory_storage.models import PATTERN, Complexity, RecallReceipt, SpatiotemporalEntry, TaskType
 from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.relationships.rows import decode_metadata
 from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
@@ -188,9 +190,29 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
 def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
     try:
         read(document)
-    except (ValueError, CorruptDataError):
+    except (ValueError, KeyError, TypeError, CorruptDataError):
         return False
     return b"\0" not in document
+
+
+def unreadable_recalls(connection: Connection) -> list[Finding]:
+    """Find kept receipts of recalls that cannot be decoded."""
+    documents = pages(connection, "recalls", ["document"])
+    seqs = [seq for seq, (document,) in documents if not _can(_read_kept_receipt, document)]
+    problem, remedy = "kept receipts of recalls that cannot be decoded", "delete them: no episode has them"
+    repair = partial(_delete_recalls, seqs=seqs)
+    return about_rows("undecodable.recalls", "recalls", seqs, problem, remedy, repair)
+
+
+def _read_kept_receipt(document: bytes) -> RecallReceipt:
+    # Its document has the items only.
+    return RecallReceipt(id=UUID(int=0), items=decode_value(document, "", "")["items"])
+
+
+def _delete_recalls(connection: Connection, *, seqs: Sequence[int]) -> None:
+    connection.exec_driver_sql(
+        "DELETE FROM recalls WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),)
+    )
 
 
 def columns_that_disagree(connection: Connection) -> list[Finding]:

@@ -49,7 +49,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
     Returns:
         The server, to which the caller may add tools, resources and prompts.
     """
-    tools = MemoryTools(storage)
+    tools = MemoryTools(storage, keep_recalls=not read_only)
     offered: list[tuple[Callable[..., Answer], str, ToolAnnotations]] = [
         (tools.recall, "Recall similar tasks", _READS),
         (tools.search_episodes, "Search episodes", _READS),

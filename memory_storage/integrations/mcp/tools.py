@@ -75,10 +75,15 @@ Tags = Annotated[Texts, Field(description="Labels of 2 to 100 characters.", max_
 
 
 class MemoryTools:
-    """The tools of one namespace. Its methods are the tools: names, arguments and answers."""
+    """The tools of one namespace. Its methods are the tools: names, arguments and answers.
 
-    def __init__(self, storage: MemoryStorage) -> None:
-        self._storage = storage
+    Args:
+        storage: The storage.
+        keep_recalls: Whether another process can complete with a `recall_id` of this one.
+    """
+
+    def __init__(self, storage: MemoryStorage, *, keep_recalls: bool = True) -> None:
+        self._storage, self._keep_recalls = storage, keep_recalls
 
     def recall(
         self,
@@ -90,7 +95,7 @@ class MemoryTools:
 
         Returns what worked, what failed, and learned patterns.
         """
-        recall = self._storage.recall(task, k=k, budget_tokens=budget_tokens)
+        recall = self._storage.recall(task, k=k, budget_tokens=budget_tokens, keep=self._keep_recalls)
         records = [
             answers.RecalledRecord(
                 kind=one.kind, id=str(one.item.id), score=one.score, similar=[str(other) for other in one.similar]
@@ -99,6 +104,9 @@ class MemoryTools:
         ]
         episodes = ", ".join(f"`{one.id}` ({one.kind})" for one in records if one.kind != "pattern")
         facts = [f"- recall_id for complete_episode: `{recall.id}`"]
+        if records:
+            ids = ", ".join(f"`{one.id}`" for one in records)
+            facts += [f"- ids for complete_episode, as used, in the order above: {ids}"]
         facts += [f"- for get_episode, in the order above: {episodes}"] if episodes else []
         playbooks = ", ".join(f"`{one.item.id}`" for one in recall if isinstance(one.item, Playbook))
         facts += [f"- playbooks for get_pattern, in the order above: {playbooks}"] if playbooks else []
@@ -184,18 +192,31 @@ class MemoryTools:
         recall_id: Annotated[
             str, Field(description="The recall_id of recall, to learn whether it helped.", max_length=64)
         ] = "",
+        used: Annotated[
+            Texts | None,
+            Field(description="With recall_id: ids of the recalled records that you made use of; [] for none."),
+        ] = None,
+        rating: Annotated[
+            int | None, Field(description="With recall_id: how much it helped, 1 (not) to 5 (a lot).", ge=1, le=5)
+        ] = None,
     ) -> answers.CompletedEpisode:
         """Call this when the task has ended, well or badly. Calling it again replaces the outcome."""
         key = self._resolve(episode_id)
         reflection = Reflection(insights=lessons) if lessons else None
         try:
             episode = self._storage.episodes.complete(
-                key, _outcome(outcome, verdict), reward=reward, reflection=reflection, recalled=recall_id or None
+                key,
+                _outcome(outcome, verdict),
+                reward=reward,
+                reflection=reflection,
+                recalled=recall_id or None,
+                used=used,
+                rating=rating,
             )
         except ValidationError as error:
             if error.field != "recalled":
                 raise
-            limit = "a recall_id of this server since it was started, or leave it out; nothing was stored"
+            limit = "a recall_id of this memory, one of the latest 10,000, or leave it out; nothing was stored"
             raise ValidationError("recall_id", limit, recall_id) from error
         text = f"Completed episode `{episode.id}` as {outcome}."
         return answers.CompletedEpisode(markdown=text, episode_id=str(episode.id), outcome=outcome)
