@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any, Generic, overload
 from uuid import UUID
 
@@ -54,6 +55,7 @@ from memory_storage.models import (
     RelatedEpisode,
     Relationship,
     RelationshipKind,
+    RelationshipEnd,
     RetentionPlan,
     RetentionPolicy,
     RetentionResult,
@@ -66,6 +68,8 @@ from memory_storage.models import (
 from memory_storage.models import Item as ItemRepositoryItem
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.models.analytics import (
+    AttributionDimension,
+    AttributionFigures,
     Change,
     Dimension,
     FailurePoint,
@@ -184,6 +188,8 @@ class AsyncEpisodeRepository(Mirror):
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
         recalled: Recall | UUID | str | None = None,
+        used: Sequence[UUID | str] | None = None,
+        rating: int | None = None,
     ) -> Episode:
         """Record the outcome of an episode. The version grows by one.
 
@@ -196,7 +202,11 @@ class AsyncEpisodeRepository(Mirror):
             reflection: What was learned.
             completed_at: An aware datetime; now by default.
             recalled: What `storage.recall` returned for the task, or its ID: its receipt is stored on the episode, and
-                each recalled pattern is counted as retrieved and applied, with success or not, once for an episode.
+                each recalled pattern is counted as retrieved, once for an episode.
+            used: The IDs of the recalled records that the work made use of; each pattern among them is counted as
+                applied, with success or not, once for an episode. None: not known, and each recalled pattern is counted
+                as applied.
+            rating: How much the recall helped, from 1 to 5.
 
         Returns:
             The complete episode.
@@ -205,11 +215,20 @@ class AsyncEpisodeRepository(Mirror):
             NotFoundError: The episode does not exist.
             ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
                 is exceeded, or a value would not be read back equal; or `recalled` is not one of the latest 1,000
-                recalls of this process, is of another namespace, or is not the one that is stored already.
+                recalls of this process or the latest 10,000 with `keep=True`, is of another namespace, or is not the
+                one that is stored already; or `used` names something else than what was recalled, or there is no recall
+                that `used` or `rating` is about.
         """
         return await self._caller.run(
             lambda: self._sync().complete(
-                episode_id, outcome, reward=reward, reflection=reflection, completed_at=completed_at, recalled=recalled
+                episode_id,
+                outcome,
+                reward=reward,
+                reflection=reflection,
+                completed_at=completed_at,
+                recalled=recalled,
+                used=used,
+                rating=rating,
             )
         )
 
@@ -1992,6 +2011,46 @@ class AsyncAnalyticsRepository(Mirror):
         """
         return await self._caller.run(lambda: self._sync().unused(since=since, confidence=confidence, **filters))
 
+    async def attribution(
+        self,
+        by: AttributionDimension | None = "record",
+        *,
+        unit: TimeUnit | None = None,
+        tz: str = "UTC",
+        success_reward: float | None = None,
+        confidence: float = 0.95,
+        limit: int = 100,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[AttributionFigures]:
+        """Compare the episodes that recalled records were shown to, and that used them, with those that did without.
+
+        `episodes.complete(..., recalled=, used=, rating=)` says what an episode was shown and has used. These are
+        observations, not effects: hard tasks may be those that recall something, and an agent uses what fits. Only an
+        experiment tells what a record causes: tasks that get a recall or none at random.
+
+        Args:
+            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out patterns that do not
+                exist any more; None for all that was shown.
+            unit: "hour", "day", "week" or "month": a row for each group of each period, by when the episodes started;
+                without gaps if `by` is None. The range is that of `over_time`. None: all time.
+            tz: The IANA name of the time zone whose clocks count.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            limit: The maximum number of records: those that were shown most.
+            **filters: The filters of `episodes.query`; they apply to the episodes that did without, too.
+
+        Returns:
+            A row for each group, by period, the one that was shown most first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
+        return await self._caller.run(
+            lambda: self._sync().attribution(
+                by, unit=unit, tz=tz, success_reward=success_reward, confidence=confidence, limit=limit, **filters
+            )
+        )
+
 
 class AsyncRetentionRepository(Mirror):
     """Retention in one namespace. Nothing is removed automatically: call `apply`, for example from a scheduler."""
@@ -2512,6 +2571,7 @@ class AsyncRelationshipRepository(Mirror):
 
     Archived episodes are on the paths like others.
     """
+    """The relationships between the episodes of one namespace. They are deleted with either of their episodes."""
 
     _sync: Callable[[], RelationshipRepository]
 
@@ -2520,11 +2580,13 @@ class AsyncRelationshipRepository(Mirror):
         from_id: UUID | str,
         to_id: UUID | str,
         kind: RelationshipKind | str,
+        kind: str,
         *,
         weight: float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Relationship:
         """Store a relationship from one episode to another. Idempotent: a stored one gets the new weight and metadata.
+        """Store a relationship from one episode to another. One that is stored gets the new weight and metadata.
 
         Args:
             from_id: The ID of the episode at which it begins, like the parent of a `parent_child`.
@@ -2532,6 +2594,8 @@ class AsyncRelationshipRepository(Mirror):
             kind: One of the seven kinds of `Relationship`, or a name of your own.
             weight: Its strength, from 0.
             metadata: Further data, like a reason.
+            weight: How strong it is, from 0.
+            metadata: Further data.
 
         Returns:
             The stored relationship.
@@ -2574,6 +2638,8 @@ class AsyncRelationshipRepository(Mirror):
         *,
         edges: EdgeDirection = "both",
         kind: RelationshipKind | str | None = None,
+        end: RelationshipEnd = "either",
+        kind: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Relationship]:
@@ -2582,6 +2648,7 @@ class AsyncRelationshipRepository(Mirror):
         Args:
             episode_id: The ID of the episode.
             edges: "outgoing" for those that begin at the episode, "incoming" for those that end there, or "both".
+            end: Which end of the relationship it is: "from", "to" or "either".
             kind: Only relationships of this kind.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
@@ -2595,23 +2662,27 @@ class AsyncRelationshipRepository(Mirror):
         """
         return await self._caller.run(
             lambda: self._sync().query(episode_id, edges=edges, kind=kind, limit=limit, cursor=cursor)
+            lambda: self._sync().query(episode_id, end=end, kind=kind, limit=limit, cursor=cursor)
         )
 
     async def ancestors(
         self,
         episode_id: UUID | str,
         kind: RelationshipKind | str | None = "parent_child",
+        kind: str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
         """Return a page of the ancestors of an episode, the nearest first: its parents, then theirs.
+        """Return the episodes from which relationships lead to this one, the nearest first: parents and theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
             max_depth: The most relationships between the two, up to 10,000.
+            max_depth: The most relationships on the way, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2630,17 +2701,20 @@ class AsyncRelationshipRepository(Mirror):
         self,
         episode_id: UUID | str,
         kind: RelationshipKind | str | None = "parent_child",
+        kind: str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
         """Return a page of the descendants of an episode, the nearest first: its children, then theirs.
+        """Return the episodes to which relationships lead from this one, the nearest first: children and theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
             max_depth: The most relationships between the two, up to 10,000.
+            max_depth: The most relationships on the way, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2671,6 +2745,15 @@ class AsyncRelationshipRepository(Mirror):
         Args:
             episode_id: The ID of the episode.
             kind: An acyclic kind: `parent_child`, `depends_on`, `follows` or `blocks`.
+        self, episode_id: UUID | str, kind: str = "parent_child", *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[RelatedEpisode]:
+        """Return an episode and all to which relationships lead from it, each after all that lead to it.
+
+        Of `depends_on` it is the reverse of the order of work: what is needed first comes last.
+
+        Args:
+            episode_id: The ID of the episode.
+            kind: A kind that forbids cycles: `parent_child`, `depends_on`, `follows` or `blocks`.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2682,6 +2765,10 @@ class AsyncRelationshipRepository(Mirror):
         Raises:
             ValidationError: An argument is invalid.
             CorruptDataError: The relationships form a cycle, which this package does not store.
+            The page, with cursors of the next and the previous one. `depth` is the length of the longest way.
+
+        Raises:
+            ValidationError: An argument is invalid.
         """
         return await self._caller.run(
             lambda: self._sync().topological_order(episode_id, kind, limit=limit, cursor=cursor)
@@ -2696,6 +2783,9 @@ class AsyncRelationshipRepository(Mirror):
         max_depth: int = 20,
     ) -> list[UUID]:
         """Return a shortest path from one episode to another, both included.
+        self, from_id: UUID | str, to_id: UUID | str, kind: str | None = "parent_child", *, max_depth: int = 20
+    ) -> list[UUID]:
+        """Return a shortest way from one episode to another, both included.
 
         Args:
             from_id: The ID of the episode at which it begins.
@@ -2706,6 +2796,10 @@ class AsyncRelationshipRepository(Mirror):
         Returns:
             The IDs in the order of the path; none if every path has more than `max_depth` relationships, or there is
             none.
+            max_depth: The most relationships on the way, up to 10,000.
+
+        Returns:
+            The IDs in the order of the way; none if there is no way that is as short as `max_depth`.
 
         Raises:
             ValidationError: An argument is invalid.
@@ -2787,9 +2881,29 @@ class AsyncRun(Block):
     Attributes:
         episode: the episode as it was stored last; its steps are not updated.
         recalled: what was recalled for it, a Recall or its id, which completing it links and counts.
+        used: the ids of the recalled records that the work made use of; None if that is not known.
+        rating: how much the recall helped, from 1 to 5; None if that is not known.
     """
 
     _sync: Callable[[], Run]
+
+    @property
+    def used(self) -> Sequence[UUID | str] | None:
+        """See `Run.used`."""
+        return self._sync().used
+
+    @used.setter
+    def used(self, value: Sequence[UUID | str] | None) -> None:
+        self._sync().used = value
+
+    @property
+    def rating(self) -> int | None:
+        """See `Run.rating`."""
+        return self._sync().rating
+
+    @rating.setter
+    def rating(self, value: int | None) -> None:
+        self._sync().rating = value
 
     @property
     def id(self) -> UUID:
@@ -2872,6 +2986,8 @@ class AsyncRun(Block):
         *,
         reward: RewardScore | float | None = None,
         reflection: Reflection | None = None,
+        used: Sequence[UUID | str] | None = None,
+        rating: int | None = None,
     ) -> Episode:
         """Record the outcome. It stays if the block ends with an exception afterwards.
 
@@ -2879,14 +2995,19 @@ class AsyncRun(Block):
             outcome: Success, PartialSuccess, Failure or Abstained; a text is the verdict of a Success.
             reward: The total reward, or a RewardScore with its parts.
             reflection: What was learned.
+            used: The ids of the recalled records that the work made use of; by default `run.used`.
+            rating: How much the recall helped, from 1 to 5; by default `run.rating`.
 
         Returns:
             The complete episode.
 
         Raises:
-            ValidationError: The outcome is invalid, or a limit is exceeded.
+            ValidationError: The outcome is invalid, a limit is exceeded, or nothing was recalled that `used` or
+                `rating` is about.
         """
-        return await self._caller.run(lambda: self._sync().complete(outcome, reward=reward, reflection=reflection))
+        return await self._caller.run(
+            lambda: self._sync().complete(outcome, reward=reward, reflection=reflection, used=used, rating=rating)
+        )
 
 
 class AsyncConflictRepository(Mirror):
@@ -3076,6 +3197,8 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
         diversity: float = 0.3,
         failures: int | None = None,
         patterns: int | None = None,
+        explore: int | Random | None = None,
+        keep: bool = False,
         **filters: Unpack[models.RecallFilters],
     ) -> models.Recall:
         """Return what to know before a task: similar successes with their steps, failures to avoid, and patterns.
@@ -3090,10 +3213,15 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
                 left out, then records.
             count_tokens: Counts the tokens of a text, like `lambda text: len(encoding.encode(text))`; by default an
                 estimate that is rather too high.
-            weights: The weights of similarity, reward and recency.
+            weights: The weights of similarity, reward, recency and effectiveness.
             diversity: From 0, the best records, to 1, the least similar to each other.
             failures: The greatest number of failures; default: half of `k`.
             patterns: The greatest number of patterns; default: half of `k`.
+            explore: Draw the effectiveness of each record from what is known of it instead of taking the mean, so that
+                records of which little is known are tried too (Thompson sampling): a seed, or a `random.Random`. The
+                same seed and the same memory give the same recall. None: off.
+            keep: Store which records it showed, so that another process can complete an episode with its ID: the newest
+                10,000 of a namespace. One round trip more.
             **filters: The filters of `episodes.query`, without `outcome`, `completed` and `text`. Patterns have to be
                 of the same domain, language and framework, or of none.
 
@@ -3114,6 +3242,8 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
                 diversity=diversity,
                 failures=failures,
                 patterns=patterns,
+                explore=explore,
+                keep=keep,
                 **filters,
             )
         )

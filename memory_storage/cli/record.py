@@ -173,7 +173,7 @@ def complete(
     abstained: Annotated[str | None, typer.Option(metavar="REASON", help="The agent decided to stop.")] = None,
     reward: Annotated[float | None, typer.Option(help="The total reward.")] = None,
     recalled: Annotated[
-        str | None, typer.Option(metavar="ID", help="What it was worked on with: the ID of `recall --keep`.")
+        str | None, typer.Option(metavar="ID", help="The ID that `recall --keep` printed for the task.")
     ] = None,
     used: Annotated[
         list[str] | None,

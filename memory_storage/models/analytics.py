@@ -277,7 +277,7 @@ class PatternFigures:
 
 @dataclass(frozen=True, slots=True)
 class AttributionFigures:
-    """What became of the episodes that recalled records were shown to. Observed, not caused: see `attribution`.
+    """Outcomes of the episodes that recalled records were shown to. Observed, not caused: see `attribution`.
 
     Attributes:
         group: the ID of a record, the kind, or the kind of pattern; None for all of them.

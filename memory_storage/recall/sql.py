@@ -19,7 +19,7 @@ ORDER BY s.episode_id, s.step_number
 """)
 
 
-# What became of the episodes that used an episode `e`: JSON of how many succeeded, and how many ended. The uses of
+# The outcomes of the episodes that used an episode `e`: JSON of the number of successes and of all outcomes. The uses of
 # changed episodes may be in their documents only.
 _USES_OF_CHANGED = f""",
 recent_uses AS MATERIALIZED (
@@ -39,7 +39,7 @@ def search_episodes(query: Search) -> SqlTemplate:
 
 @lru_cache(maxsize=256)
 def search_episodes_and_uses(query: Search) -> SqlTemplate:
-    """As `search_episodes`; before the vector comes what became of the episodes that used the episode."""
+    """As `search_episodes`; before the vector come the outcomes of the episodes that used the episode."""
     return _statement(query, episodes_sql.HEAD_ROW, "episode", _USES_OF_CHANGED, f", {_OUTCOMES_OF_USE}")
 
 

@@ -38,7 +38,7 @@ def _order(recall):
 def test_the_most_successful_pattern_comes_first(storage):
     bad = _pattern(storage, "a force push", 10, 1)
     good = _pattern(storage, "drain the queue", 10, 9)
-    unknown = _pattern(storage, "ask somebody")
+    unknown = _pattern(storage, "ask the owner")
     recall = storage.recall(TASK, weights=BY_EFFECT, diversity=0.0)
     assert _order(recall) == [good.id, unknown.id, bad.id]
     assert [one.effectiveness for one in recall] == [11 / 14, 0.5, 3 / 14]

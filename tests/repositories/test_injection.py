@@ -50,6 +50,7 @@ NO_STRINGS = {
     "Sequence[float] | None",
     "Weights | None",
     "models.RecallWeights | None",
+    "int | Random | None",
     "Callable[[str], int] | None",
     "Progress | None",
     "OnCorrupt",
@@ -228,7 +229,8 @@ def _add_filters() -> None:
         for method, run in runs.items():
             for name, (value, holds) in filters.items():
                 CASES[f"{method}.{name}"] = partial(_found_by_filter, run, value, name, holds)
-            for name in ("task_type", "complexity", "outcome", "child_of") if runs is EPISODE_RUNS else ("kind",):
+            chosen = ("task_type", "complexity", "outcome", "child_of", "recalled", "used") if runs is EPISODE_RUNS else ("kind",)
+            for name in chosen:
                 REFUSED.add(f"{method}.{name}")
                 CASES[f"{method}.{name}"] = partial(_refused, run, name)
             for name in _own_names(method):
@@ -249,7 +251,7 @@ def _add_recalls() -> None:
     CASES["storage.recall.task"] = _recalled
     for name, (value, _) in EPISODE_FILTERS.items():
         CASES[f"storage.recall.{name}"] = partial(_recalled_by_filter, name, value)
-    for name in ("task_type", "complexity", "child_of"):
+    for name in ("task_type", "complexity", "child_of", "recalled", "used"):
         REFUSED.add(f"storage.recall.{name}")
         CASES[f"storage.recall.{name}"] = partial(_refused, lambda m, **on: m.recall("t", **on), name)
 
@@ -429,6 +431,11 @@ def _complete_with_recall(g: Ground) -> None:
     assert g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=recall).recalled == recall.receipt
     with raises(ms.ValidationError, field="recalled"):
         g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=g.text)
+
+
+def _complete_with_use(g: Ground) -> None:
+    recall = ms.Recall(id=new_id(), task="t", namespace=g.scratch.episodes._session.namespace)
+    g.scratch.episodes.complete(new_id(), ms.Success(verdict="v"), recalled=recall, used=[g.text])
 
 
 def _record_with_recall(g: Ground) -> None:
@@ -757,6 +764,7 @@ def _add_writes() -> None:
                 f"summaries.put.{name}": partial(_put_summary, name)
                 for name in ("text", "key_steps", "key_concepts", "created_by")
             },
+            "episodes.complete.used": _complete_with_use,
             "patterns.save.pattern": _save_pattern,
             "patterns.save_many.patterns": _save_pattern,
             "patterns.import_many.patterns": _import_pattern,
@@ -784,7 +792,7 @@ def _add_writes() -> None:
             **dict.fromkeys(_LOG_CASES, _logs_of),
         }
     )
-    REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
+    REFUSED.update({"episodes.complete.used", "patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
     REFUSED.update({"storage.record.task_type", "storage.recorded.task_type"})
 
 
@@ -804,6 +812,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     ),
     "spatiotemporal.trajectory": lambda m, **on: m.spatiotemporal.trajectory(on.pop("episode_id", new_id()), **on),
     "summaries.summarize_many": lambda m, **on: m.summaries.summarize_many(**on),
+    "analytics.attribution": lambda m, **on: m.analytics.attribution(**on),
     "analytics.by": lambda m, **on: m.analytics.by(on.pop("dimension", "tool"), **on),
     "analytics.by_stage": lambda m, **on: m.analytics.by_stage(**on),
     "analytics.compare": lambda m, **on: m.analytics.compare(ALL_TIME, ALL_TIME, **on),
@@ -817,7 +826,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "analytics.unused": lambda m, **on: m.analytics.unused(since=ALL_TIME[1], **on),
 }
 OF_ONE_KIND = {"task_type", "complexity", "outcome", "kind", "cursor", "direction", "tz", "by", "unit", "dimension"}
-OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id", "child_of"}
+OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id", "child_of", "recalled", "used"}
 
 
 def _answered(run: Callable[..., Any], name: str, ground: Ground) -> None:

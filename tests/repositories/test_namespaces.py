@@ -396,6 +396,10 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "analytics.failures": [lambda m, i: m.analytics.failures()],
     "analytics.compare": [lambda m, i: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
     "analytics.effectiveness": [lambda m, i: m.analytics.effectiveness()],
+    "analytics.attribution": [
+        lambda m, i: m.analytics.attribution(),
+        lambda m, i: m.analytics.attribution("kind", unit="week"),
+    ],
     "analytics.unused": [lambda m, i: m.analytics.unused(since=ALL_TIME[1])],
 }
 READING = {

@@ -162,6 +162,7 @@ READS: dict[str, Call] = {
     "analytics.failures": lambda s, have: s.analytics.failures(),
     "analytics.compare": lambda s, have: s.analytics.compare(PERIOD, PERIOD, by="tool"),
     "analytics.effectiveness": lambda s, have: s.analytics.effectiveness(),
+    "analytics.attribution": lambda s, have: s.analytics.attribution(),
     "analytics.unused": lambda s, have: s.analytics.unused(since=PERIOD[0]),
     "relationships.get": lambda s, have: s.relationships.get(have.relationship.id),
     "relationships.find": lambda s, have: s.relationships.find(have.relationship.id),

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 import memory_storage as ms
+from memory_storage.repositories.episodes.recalls import keep
 from memory_storage.sql.session import Repository
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
@@ -52,6 +53,8 @@ class Known:
 
         items = [ms.RecalledItem("pattern", one, 0.5) for one in self.patterns]
         self.recall = ms.Recall(id=uuid4(), task="t", items=tuple(items), namespace=memory.namespace)
+        self.kept = ms.Recall(id=uuid4(), task="t", items=tuple(items), namespace=memory.namespace)
+        keep(memory.episodes._session, self.kept)  # as another process does
 
     def new_place(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
@@ -125,6 +128,7 @@ CASES: dict[str, list[Case]] = {
     "episodes.complete": [
         lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0),
         lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), recalled=k.recall),
+        lambda m, k: m.episodes.complete(k.other.id, ms.Success(verdict="v"), recalled=k.kept.id, used=[], rating=1),
     ],
     "episodes.archive": [lambda m, k: m.episodes.archive(k.episode.id)],
     "episodes.restore": [lambda m, k: m.episodes.restore(k.episode.id)],
@@ -299,6 +303,7 @@ CASES: dict[str, list[Case]] = {
     "analytics.failures": [lambda m, k: m.analytics.failures()],
     "analytics.compare": [lambda m, k: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
     "analytics.effectiveness": [lambda m, k: m.analytics.effectiveness()],
+    "analytics.attribution": [lambda m, k: m.analytics.attribution(), lambda m, k: m.analytics.attribution("kind")],
     "analytics.unused": [lambda m, k: m.analytics.unused(since=ALL_TIME[1])],
 }
 
@@ -326,8 +331,14 @@ def _recall(memory: ms.MemoryStorage, known: Known) -> None:
     assert [one.item.id for one in memory.recall("words")] == [known.other.id]
 
 
+def _recall_and_keep(memory: ms.MemoryStorage, known: Known) -> None:
+    weights = ms.RecallWeights(effectiveness=0.5)
+    assert [one.item.id for one in memory.recall("words", keep=True, weights=weights, explore=1)] == [known.other.id]
+
+
 BLOCKS: dict[str, Case] = {
     "`recall`": _recall,
+    "`recall` with `keep=True`": _recall_and_keep,
     "a `transaction()` of 3 statements": lambda m, k: _of_three_writes(m.transaction(), k),
     "a `snapshot()` of 3 statements": lambda m, k: _of_three_statements(m.snapshot(), k),
     "an empty `transaction()`": lambda m, k: _nothing(m.transaction()),

@@ -197,22 +197,17 @@ def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
 
 def unreadable_recalls(connection: Connection) -> list[Finding]:
     """Find kept receipts of recalls that cannot be decoded."""
-    documents = pages(connection, "recalls", ["document"])
-    seqs = [seq for seq, (document,) in documents if not _can(_read_kept_receipt, document)]
+
+    def read(document: bytes) -> RecallReceipt:
+        return RecallReceipt(id=UUID(int=0), items=decode_value(document, "", "")["items"])
+
+    def delete(connection: Connection) -> None:
+        chosen = json.dumps(seqs)
+        connection.exec_driver_sql("DELETE FROM recalls WHERE seq IN (SELECT value FROM json_each(?))", (chosen,))
+
+    seqs = [seq for seq, (document,) in pages(connection, "recalls", ["document"]) if not _can(read, document)]
     problem, remedy = "kept receipts of recalls that cannot be decoded", "delete them: no episode has them"
-    repair = partial(_delete_recalls, seqs=seqs)
-    return about_rows("undecodable.recalls", "recalls", seqs, problem, remedy, repair)
-
-
-def _read_kept_receipt(document: bytes) -> RecallReceipt:
-    # Its document has the items only.
-    return RecallReceipt(id=UUID(int=0), items=decode_value(document, "", "")["items"])
-
-
-def _delete_recalls(connection: Connection, *, seqs: Sequence[int]) -> None:
-    connection.exec_driver_sql(
-        "DELETE FROM recalls WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),)
-    )
+    return about_rows("undecodable.recalls", "recalls", seqs, problem, remedy, delete)
 
 
 def columns_that_disagree(connection: Connection) -> list[Finding]:

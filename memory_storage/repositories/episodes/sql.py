@@ -148,7 +148,7 @@ UPDATE episodes SET version = version WHERE seq = (
 # `completed_at` of the caller may not be before the start, unless it is stored already (an older version accepted it).
 # If it is the current time, the clock may be behind the one that set the start: the end is then the start.
 # Only an episode with a receipt has its key: without one, the first pair sets the outcome, as the next one does. What a
-# stored receipt knows stays, unless it is known anew.
+# stored receipt has stays, unless the new one has it too.
 _COMPLETE = """
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
