@@ -19,8 +19,8 @@ ORDER BY s.episode_id, s.step_number
 """)
 
 
-# The outcomes of the episodes that used an episode `e`: JSON of the number of successes and of all outcomes. The uses of
-# changed episodes may be in their documents only.
+# The outcomes of the episodes that used an episode `e`: JSON of the number of successes and of all outcomes. The uses
+# of changed episodes may be in their documents only.
 _USES_OF_CHANGED = f""",
 recent_uses AS MATERIALIZED (
     SELECT DISTINCT used.atom AS id, used.seq FROM (

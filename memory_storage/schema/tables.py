@@ -257,7 +257,13 @@ facets = Table(
     metadata,
     Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the owner"),
     Column("owner_type", Text, primary_key=True, nullable=False, comment="`episode` or `pattern`"),
-    Column("name", Text, primary_key=True, nullable=False, comment="`tag`, `evidence`, `recalled`, `used`, or `metadata.` and a key"),
+    Column(
+        "name",
+        Text,
+        primary_key=True,
+        nullable=False,
+        comment="`tag`, `evidence`, `recalled`, `used`, or `metadata.` and a key",
+    ),
     Column(
         "value",
         Text,

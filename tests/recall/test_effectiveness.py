@@ -80,19 +80,18 @@ def test_a_generator_goes_on_where_it_was(storage):
     assert [one.effectiveness for one in first] != [one.effectiveness for one in second]
 
 
-@in_memory
-def test_draws_lead_to_the_best_arm_and_still_try_the_others(storage):
+def test_draws_lead_to_the_best_arm_and_still_try_the_others():
     chances = {"rare": 0.2, "even": 0.5, "often": 0.8}
-    patterns = {_pattern(storage, action).id: chance for action, chance in chances.items()}
     generator, shown = random.Random(1), []
-    for _ in range(120):
-        recall = storage.recall(TASK, patterns=1, weights=BY_EFFECT, explore=generator)
-        (item,) = recall
-        shown.append(patterns[item.item.id])
-        outcome = ms.Success(verdict="v") if generator.random() < shown[-1] else ms.Failure(reason="r")
-        episode = storage.episodes.save(ms.Episode(task_description="anything else"))
-        storage.episodes.complete(episode.id, outcome, recalled=recall, used=[item.item.id])
-        storage.episodes.delete(episode.id)
+    with ms.MemoryStorage.open(":memory:") as storage:
+        patterns = {_pattern(storage, action).id: chance for action, chance in chances.items()}
+        for _ in range(120):
+            recall = storage.recall(TASK, patterns=1, weights=BY_EFFECT, explore=generator)
+            (item,) = recall
+            shown.append(patterns[item.item.id])
+            outcome = ms.Success(verdict="v") if generator.random() < shown[-1] else ms.Failure(reason="r")
+            episode = storage.episodes.save(ms.Episode(task_description="anything else"))
+            storage.episodes.complete(episode.id, outcome, recalled=recall, used=[item.item.id])
     assert set(shown) == set(chances.values())
     assert shown[60:].count(0.8) > 40
 

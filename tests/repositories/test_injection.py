@@ -792,7 +792,9 @@ def _add_writes() -> None:
             **dict.fromkeys(_LOG_CASES, _logs_of),
         }
     )
-    REFUSED.update({"episodes.complete.used", "patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
+    REFUSED.update(
+        {"episodes.complete.used", "patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"}
+    )
     REFUSED.update({"storage.record.task_type", "storage.recorded.task_type"})
 
 

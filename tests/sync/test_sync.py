@@ -649,6 +649,28 @@ def test_playbooks_merge_by_field_and_their_uses_add_up(replica: Open) -> None:
 
 
 @pytest.mark.parametrize("mode", ["local_first", "write_through"])
+def test_what_was_used_is_counted_once_and_found_by_all(replica: Open, make_episode: MakeEpisode, mode: Any) -> None:
+    a, b = replica("a", sync_mode=mode), replica("b")
+    shown, used = a.patterns.save_many([ms.Heuristic(condition="token refresh", action=one) for one in ("x", "y")])
+    a.sync()
+    b.sync()
+    for one in (a, b):
+        episode = one.episodes.save(make_episode(0))
+        recall = one.recall("the token refresh fails", keep=True)
+        for _ in range(2):
+            one.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=recall, used=[used.id], rating=3)
+    for one in (a, b, a):
+        one.sync()
+    counts = [
+        (used.times_retrieved, used.times_applied, used.success_when_applied)
+        for used in (a.patterns.get(one.id).effectiveness for one in (shown, used))
+    ]
+    assert counts == [(2, 0, 0), (2, 2, 2)]
+    assert a.episodes.count(used=used.id) == b.episodes.count(used=used.id) == 2
+    assert b.analytics.attribution("kind")[0].adoption.count == 2
+
+
+@pytest.mark.parametrize("mode", ["local_first", "write_through"])
 def test_items_and_logs_stay_in_the_file(replica: Open, migrated_server_url: str, mode: Any) -> None:
     a = replica("a", sync_mode=mode)
     a.items.put(("p",), "k", 1)

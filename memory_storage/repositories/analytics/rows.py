@@ -114,12 +114,14 @@ def attribution_figures(
     unused = wilson(counts.successes_unused, counts.judged_unused, confidence)
     none = wilson(without.successes, without.judged, confidence)
     sides = {"shown": shown, "used": used, "shown but not used": unused, "without a recall": none}
+    starts_at, ends_at = group.period or (None, None)
     few = [f"{name} {rate.of}" for name, rate in sides.items() if rate.of < _FEW]
     return AttributionFigures(
         group.name,
         group.kind,
         group.description,
-        *(group.period or (None, None)),
+        starts_at,
+        ends_at,
         episodes,
         wilson(counts.used, counts.known, confidence),
         shown,

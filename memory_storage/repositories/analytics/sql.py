@@ -216,7 +216,8 @@ FROM patterns WHERE {" AND ".join(("namespace = :namespace", *where))}
 """)
 
 
-# A record is in a receipt once. Kinds are counted once for an episode, however many records of a kind it was shown.
+# A record is in a receipt once; whether it was used is found in the text of the list, which is not parsed for each.
+# Kinds are counted once for an episode, however many records of a kind it was shown.
 _ATTRIBUTED: dict[str | None, tuple[str, str]] = {
     None: ("NULL", ""),
     "kind": ("shown.kind", ""),
@@ -257,18 +258,21 @@ def attribution(where: Conditions, success_sql: str, by: str | None, *, in_perio
     name, joined = _ATTRIBUTED[by]
     description = _DESCRIPTION if by == "record" else "NULL"
     return SqlTemplate(f"""{_selected(where, success_sql, in_periods=in_periods)},
-receipts AS MATERIALIZED (
+documents AS (
     SELECT selected.number, selected.seq, selected.success, {readable("e.document")} -> '$.recalled' AS receipt
     FROM (
         SELECT owner_seq AS seq FROM facets
         WHERE namespace = :namespace AND owner_type = 'episode' AND name = 'recalled'
         UNION SELECT e.seq FROM {CHANGED} CROSS JOIN {recalled_by("e.")} AND e.namespace = :namespace) AS shown
     CROSS JOIN selected ON selected.seq = shown.seq CROSS JOIN episodes AS e ON e.seq = shown.seq),
+receipts AS MATERIALIZED (
+    SELECT number, seq, success, receipt -> '$.items' AS items, receipt ->> '$.rating' AS rating,
+        CASE json_type(receipt, '$.used') WHEN 'array' THEN receipt ->> '$.used' END AS used_ids
+    FROM documents),
 shown AS (
-    SELECT number, seq, success, receipt ->> '$.rating' AS rating, item.value ->> 0 AS kind, item.value ->> 1 AS id,
-        CASE json_type(receipt, '$.used') WHEN 'array' THEN
-            item.value ->> 1 IN (SELECT value FROM json_each(receipt, '$.used')) END AS used
-    FROM receipts CROSS JOIN json_each(receipt, '$.items') AS item),
+    SELECT number, seq, success, rating, item.value ->> 0 AS kind, item.value ->> 1 AS id,
+        instr(used_ids, item.value -> 1) > 0 AS used
+    FROM receipts CROSS JOIN json_each(items) AS item),
 by_episode AS (
     SELECT shown.number, {name} AS name, min(shown.kind) AS kind, min(shown.kind) = max(shown.kind) AS is_one_kind,
         success, rating, max(used) AS used
