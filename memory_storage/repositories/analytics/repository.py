@@ -423,8 +423,8 @@ class AnalyticsRepository(Repository):
         experiment tells what a record causes: tasks that get a recall or none at random.
 
         Args:
-            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out deleted patterns; None
-                for all that was shown.
+            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out deleted patterns;
+                None for all that was shown.
             unit: "hour", "day", "week" or "month": a row for each group of each period, by when the episodes started;
                 without gaps if `by` is None. The range is that of `over_time`. None: all time.
             tz: The IANA name of the time zone whose clocks count.
