@@ -15,6 +15,9 @@ from memory_storage.models import IndexPreset
 
 from ._report import Report, as_json, as_markdown, show
 
+_OPTIONS = {"data": "retrieval", "vectors": "retrieval", "preset": "retrieval", "plot": "learning"}
+"""Of which benchmark an option is."""
+
 
 def names() -> list[str]:
     """Return the names of all benchmarks."""
@@ -32,9 +35,10 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] =
     """Run the named benchmarks, or all. Returns 1 if `--check` is given and a ratio is out of its bounds, else 0."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    options = {name: getattr(asked, name) for name in ("data", "vectors", "preset") if getattr(asked, name)}
-    if options and asked.benchmark != ["retrieval"]:
-        parser.error(f"--{next(iter(options))} is only for the benchmark retrieval")
+    options = {name: getattr(asked, name) for name in _OPTIONS if getattr(asked, name)}
+    for name in options:
+        if asked.benchmark != [_OPTIONS[name]]:
+            parser.error(f"--{name} is only for the benchmark {_OPTIONS[name]}")
     reports = {name: run(name, short=asked.short, **options) for name in asked.benchmark or names()}
     if asked.json:
         print(json.dumps({name: as_json(report) for name, report in reports.items()}, indent=2))
@@ -65,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(IndexPreset),
         help="retrieval: measure only this preset of the index in the file",
     )
+    parser.add_argument("--plot", type=Path, help="learning: write the curves to this file, as SVG")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")

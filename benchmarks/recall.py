@@ -56,7 +56,7 @@ Find = Callable[[ms.MemoryStorage, str], Sequence[UUID]]
 
 def run(*, short: bool) -> Report:
     """Leave out each episode in turn, and look for others by its task."""
-    source, runs = _runs()
+    source, runs = trials()
     embedder = ms.HashingEmbedder()
     with ms.MemoryStorage.open(":memory:", embedder=embedder) as storage:
         storage.episodes.save_many([one.episode for one in runs])
@@ -82,7 +82,7 @@ def run(*, short: bool) -> Report:
             rows.append((f"same {family}", "chance", str(chance[2]), f"{chance[0]:.3f}", f"{chance[1]:.3f}"))
             for name, found in outcomes.items():
                 first, any_ = (wilson(sum(one), len(one), 0.95) for one in zip(*found, strict=True))
-                rows.append((f"same {family}", name, str(first.of), _share(first), _share(any_)))
+                rows.append((f"same {family}", name, str(first.of), share(first), share(any_)))
                 figures[family, name] = first.rate or 0.0, any_.rate or 0.0
             figures[family, "chance"] = chance[:2]
         budget = _budgets(storage, asked)
@@ -111,11 +111,9 @@ def _outcomes(
     found = []
     for one in asked:
         left_out = [one] if family == "task" else [other for other in runs if other.task == one.task]
-        if family == "task" and not any(
-            _is_success(other) and other.task == one.task for other in runs if other != one
-        ):
+        if family == "task" and not any(is_success(other) and other.task == one.task for other in runs if other != one):
             continue
-        with _archived(storage, left_out):
+        with archived(storage, left_out):
             hits = [getattr(by_id[key], family) == getattr(one, family) for key in find(storage, _task(one))]
         found.append((bool(hits) and hits[0], any(hits)))
     return found
@@ -125,7 +123,7 @@ def _chance(runs: Sequence[Run], asked: Sequence[Run], family: str, *, whole_tas
     """Return the expected share of random successes of the family: the first, and any of five."""
     firsts, anys = [], []
     for one in asked:
-        others = [other for other in runs if _is_success(other) and other != one]
+        others = [other for other in runs if is_success(other) and other != one]
         if whole_task:
             others = [other for other in others if other.task != one.task]
         same = sum(getattr(other, family) == getattr(one, family) for other in others)
@@ -136,7 +134,7 @@ def _chance(runs: Sequence[Run], asked: Sequence[Run], family: str, *, whole_tas
 
 
 @contextmanager
-def _archived(storage: ms.MemoryStorage, runs: Iterable[Run]) -> Iterator[None]:
+def archived(storage: ms.MemoryStorage, runs: Iterable[Run]) -> Iterator[None]:
     """Leave episodes out: what is archived is not found."""
     ids = [one.episode.id for one in runs]
     for key in ids:
@@ -177,11 +175,11 @@ def _task(one: Run) -> str:
     return one.episode.task_description
 
 
-def _is_success(one: Run) -> bool:
+def is_success(one: Run) -> bool:
     return isinstance(one.episode.outcome, ms.Success)
 
 
-def _share(rate: ms.models.Rate) -> str:
+def share(rate: ms.models.Rate) -> str:
     return f"{rate.rate or 0.0:.3f} ({rate.low or 0.0:.3f} - {rate.high or 0.0:.3f})"
 
 
@@ -189,7 +187,7 @@ def _line(name: str, figure: float, at_least: float) -> Line:
     return Line(name, figure, figure, figure, at_least=at_least)
 
 
-def _runs() -> tuple[str, list[Run]]:
+def trials() -> tuple[str, list[Run]]:
     if not _TRANSCRIPTS.exists():
         return "made here: 50 tasks, four trials each", _invented()
     with _TRANSCRIPTS.open() as lines:
@@ -218,7 +216,8 @@ def _invented() -> list[Run]:
         )
         for trial in range(4):
             outcome = ms.Success(verdict="done") if chance.random() < 0.4 else ms.Failure(reason="not what was asked")
-            step = ms.Step(tool=f"{kind}_flight", result=ms.StepOk(output="a result " * 50))
+            tools = ["get_user", f"{kind}_flight", *(["confirm"] if isinstance(outcome, ms.Success) else [])]
+            steps = [ms.Step(tool=tool, result=ms.StepOk(output="a result " * 50)) for tool in tools]
             text = phrases[trial].format(wish)
-            runs.append(Run(ms.Episode(task_description=text, outcome=outcome, steps=[step]), task, frozenset({kind})))
+            runs.append(Run(ms.Episode(task_description=text, outcome=outcome, steps=steps), task, frozenset({kind})))
     return runs

@@ -1,0 +1,229 @@
+"""Agents that choose plans in the simulated world, each with another memory, by public calls alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+import memory_storage as ms
+from memory_storage.testing import FakeClock
+
+from ._world import DOMAINS, PLANS, Task, execute, likeness, plan_of
+
+LEARNED_EVERY = 20
+"""Episodes between two calls of `patterns.learn`."""
+
+EPISODE_EVERY = timedelta(hours=6)
+"""The simulated time between two episodes: 500 of them take four months."""
+
+_DIMENSION = 64
+_PATTERNS = 24
+_BUDGET = 100_000  # tokens: the agents read the records, and a text that leaves some out would hide the effect
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an agent does.
+
+    Attributes:
+        plan: the plan it follows.
+        claim: the success rate that the memory claims for what it follows; None if it claims none.
+        recall: what it has recalled, if it did.
+        used: the IDs of the records that it follows.
+    """
+
+    plan: int
+    claim: float | None = None
+    recall: ms.Recall | None = None
+    used: list[UUID] = field(default_factory=list)
+
+
+class Agent(Protocol):
+    """An agent."""
+
+    def decide(self, task: Task) -> Decision:
+        """Choose a plan."""
+        ...
+
+    def record(self, task: Task, decision: Decision, *, success: bool) -> None:
+        """Remember what came of it."""
+        ...
+
+
+class Chance:
+    """Follows a random plan."""
+
+    def decide(self, task: Task) -> Decision:
+        """See `Agent`."""
+        return Decision(task.random_plan)
+
+    def record(self, task: Task, decision: Decision, *, success: bool) -> None:
+        """See `Agent`."""
+
+
+class MostFrequent:
+    """Follows the plan that has succeeded most often, in whatever domain."""
+
+    def __init__(self) -> None:
+        self._successes: Counter[int] = Counter()
+
+    def decide(self, task: Task) -> Decision:
+        """See `Agent`."""
+        if task.explores or not self._successes:
+            return Decision(task.random_plan)
+        return Decision(self._successes.most_common(1)[0][0])
+
+    def record(self, task: Task, decision: Decision, *, success: bool) -> None:  # noqa: ARG002 - as in `Agent`
+        """See `Agent`."""
+        self._successes[decision.plan] += success
+
+
+class Similarity:
+    """Follows the most similar success of the domain.
+
+    Args:
+        storage: Its memory.
+        clock: The clock of the memory.
+        chance: The source of the IDs of its episodes, so that a run can be repeated.
+    """
+
+    def __init__(self, storage: ms.MemoryStorage, clock: FakeClock, chance: random.Random) -> None:
+        self._storage, self._clock, self._chance = storage, clock, chance
+
+    def decide(self, task: Task) -> Decision:
+        """See `Agent`."""
+        weights = ms.RecallWeights(similarity=1, reward=0, recency=0)
+        recall = self._storage.recall(
+            task.text, k=1, failures=0, patterns=0, budget_tokens=_BUDGET, weights=weights, domain=task.domain
+        )
+        if task.explores or not recall:
+            return Decision(task.random_plan, recall=recall)
+        item = recall.items[0].item
+        return Decision(plan_of(_tools(item)), recall=recall, used=[item.id])
+
+    def record(self, task: Task, decision: Decision, *, success: bool) -> None:
+        """See `Agent`."""
+        episode = ms.Episode(
+            id=UUID(int=self._chance.getrandbits(128), version=4),
+            task_description=task.text,
+            context=ms.TaskContext(domain=task.domain),
+            started_at=self._clock.now(),
+            steps=execute(decision.plan, task),
+        )
+        self._storage.episodes.save(episode)
+        self._storage.episodes.complete(
+            episode.id,
+            ms.Success(verdict="solved") if success else ms.Failure(reason="not what was asked for"),
+            reward=float(success),
+            recalled=decision.recall,
+            used=decision.used,
+            rating=None if not decision.used else 5 if success else 1,
+        )
+        self._clock.advance(EPISODE_EVERY.total_seconds())
+
+
+class Learning(Similarity):
+    """Follows the plan with the greatest expected success by what is recalled, and learns patterns at intervals.
+
+    It draws the rates of what is recalled (`explore=`), and a rate from 0 to 1 for a plan about which nothing is
+    recalled: so it tries what it knows little about, and the less, the more it knows (Thompson 1933).
+
+    Args:
+        storage: Its memory.
+        clock: The clock of the memory.
+        chance: The source of the IDs of its episodes.
+        draws: Whether it draws; else it takes the expected rates, and tries a random plan as often as other agents do.
+    """
+
+    def __init__(
+        self, storage: ms.MemoryStorage, clock: FakeClock, chance: random.Random, *, draws: bool = True
+    ) -> None:
+        super().__init__(storage, clock, chance)
+        self._draws = draws
+
+    def decide(self, task: Task) -> Decision:
+        """See `Agent`."""
+        recall = self._storage.recall(
+            task.text,
+            k=1,
+            failures=0,
+            patterns=_PATTERNS,
+            budget_tokens=_BUDGET,
+            weights=ms.RecallWeights(similarity=0.1, reward=0, recency=0, effectiveness=1),
+            explore=task.noise if self._draws else None,
+            domain=task.domain,
+        )
+        options = _options(recall)
+        rates = {plan: one.effectiveness or 0.0 for plan, one in options.items()}
+        if self._draws:
+            chance = random.Random(task.noise)
+            rates = {plan: chance.random() for plan in range(len(PLANS))} | rates
+        elif task.explores or not options:
+            return Decision(task.random_plan, recall=recall)
+        plan = max(rates, key=lambda plan: rates[plan])
+        if plan not in options:
+            return Decision(plan, recall=recall)
+        return Decision(plan, _claim(options[plan]), recall, [options[plan].item.id])
+
+    def record(self, task: Task, decision: Decision, *, success: bool) -> None:
+        """See `Agent`."""
+        super().record(task, decision, success=success)
+        if (task.number + 1) % LEARNED_EVERY == 0:
+            for domain in DOMAINS:
+                # All that was tried, not only what succeeds: an agent that draws has to know what fails, too.
+                self._storage.patterns.learn(
+                    domain=domain, lengths=(3, 3), min_episodes=2, min_lift=0.0, max_patterns=500
+                )
+
+
+@contextmanager
+def remembering(seed: int, kind: type[Similarity] = Similarity, **options: bool) -> Iterator[Similarity]:
+    """Yield an agent with a memory of its own.
+
+    Args:
+        seed: The seed of its IDs.
+        kind: Its class.
+        **options: Its other arguments.
+    """
+    clock = FakeClock()
+    embedder = ms.HashingEmbedder(_DIMENSION)
+    with ms.MemoryStorage.open(":memory:", embedder=embedder, embed="on_save", now=clock.now) as storage:
+        yield kind(storage, clock, random.Random(seed), **options)
+
+
+def _options(recall: ms.Recall) -> dict[int, ms.RecalledItem]:
+    """Return for each plan the record that says most of it: a pattern of the most of its tools, else an episode."""
+    options: dict[int, tuple[tuple[bool, bool, float], ms.RecalledItem]] = {}
+    for one in recall:
+        tools = _tools(one.item)
+        if tools:
+            plan = plan_of(tools)
+            says = (
+                not isinstance(one.item, ms.Episode),
+                one.item.context.domain != ms.TaskContext().domain,
+                likeness(tuple(tools), plan),
+            )
+            if plan not in options or says > options[plan][0]:
+                options[plan] = says, one
+    return {plan: one for plan, (_, one) in options.items()}
+
+
+def _claim(recalled: ms.RecalledItem) -> float | None:
+    """Return the success rate that the memory claims for a pattern."""
+    item = recalled.item
+    if isinstance(item, ms.Episode):
+        return None
+    return item.statistics.expected_rate if item.statistics else item.success_rate
+
+
+def _tools(item: ms.Episode | ms.models.AnyPattern) -> list[str]:
+    """Return the tools of a success or of a sequence; none of what else there is, like what to avoid."""
+    if isinstance(item, ms.Episode):
+        return [step.tool for step in item.steps if isinstance(step.result, ms.StepOk)]
+    return list(item.tools) if isinstance(item, ms.ToolSequence) else []
