@@ -52,7 +52,7 @@ class Agent(Protocol):
         ...
 
     def record(self, task: Task, decision: Decision, *, success: bool) -> None:
-        """Remember what came of it."""
+        """Remember the outcome."""
         ...
 
 

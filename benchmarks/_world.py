@@ -161,7 +161,7 @@ def tasks(seed: int, count: int, *, poison: float = 0.1) -> list[Task]:
 
     Args:
         seed: The seed.
-        count: How many there are.
+        count: The number of tasks.
         poison: The share of outcomes that a poisoned memory has wrong.
     """
     chance = random.Random(f"tasks {seed}")

@@ -52,7 +52,7 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Course:
-    """What became of an agent in a world: the regret of each episode, and the claims of its memory."""
+    """The run of an agent in a world: the regret of each episode, and the claims of its memory."""
 
     regrets: list[float]
     claims: list[Claim]
@@ -160,7 +160,7 @@ def over_seeds(figure: Callable[[Sequence[int]], float], seeds: int) -> Interval
 
     Args:
         figure: Returns the figure of some seeds.
-        seeds: How many there are.
+        seeds: The number of seeds.
     """
     chance = random.Random(seeds)
     drawn = sorted(figure(chance.choices(range(seeds), k=seeds)) for _ in range(_RESAMPLES))
