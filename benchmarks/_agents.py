@@ -138,14 +138,7 @@ class Learning(Similarity):
         storage: Its memory.
         clock: The clock of the memory.
         chance: The source of the IDs of its episodes.
-        draws: Whether it draws; else it takes the expected rates, and tries a random plan as often as other agents do.
     """
-
-    def __init__(
-        self, storage: ms.MemoryStorage, clock: FakeClock, chance: random.Random, *, draws: bool = True
-    ) -> None:
-        super().__init__(storage, clock, chance)
-        self._draws = draws
 
     def decide(self, task: Task) -> Decision:
         """See `Agent`."""
@@ -156,16 +149,13 @@ class Learning(Similarity):
             patterns=_PATTERNS,
             budget_tokens=_BUDGET,
             weights=ms.RecallWeights(similarity=0.1, reward=0, recency=0, effectiveness=1),
-            explore=task.noise if self._draws else None,
+            explore=task.noise,
             domain=task.domain,
         )
         options = _options(recall)
-        rates = {plan: one.effectiveness or 0.0 for plan, one in options.items()}
-        if self._draws:
-            chance = random.Random(task.noise)
-            rates = {plan: chance.random() for plan in range(len(PLANS))} | rates
-        elif task.explores or not options:
-            return Decision(task.random_plan, recall=recall)
+        chance = random.Random(task.noise)
+        rates = {plan: chance.random() for plan in range(len(PLANS))}
+        rates |= {plan: one.effectiveness or 0.0 for plan, one in options.items()}
         plan = max(rates, key=lambda plan: rates[plan])
         if plan not in options:
             return Decision(plan, recall=recall)
@@ -183,18 +173,17 @@ class Learning(Similarity):
 
 
 @contextmanager
-def remembering(seed: int, kind: type[Similarity] = Similarity, **options: bool) -> Iterator[Similarity]:
+def remembering(seed: int, kind: type[Similarity] = Similarity) -> Iterator[Similarity]:
     """Yield an agent with a memory of its own.
 
     Args:
         seed: The seed of its IDs.
         kind: Its class.
-        **options: Its other arguments.
     """
     clock = FakeClock()
     embedder = ms.HashingEmbedder(_DIMENSION)
     with ms.MemoryStorage.open(":memory:", embedder=embedder, embed="on_save", now=clock.now) as storage:
-        yield kind(storage, clock, random.Random(seed), **options)
+        yield kind(storage, clock, random.Random(seed))
 
 
 def _options(recall: ms.Recall) -> dict[int, ms.RecalledItem]:
