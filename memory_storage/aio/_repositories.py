@@ -23,6 +23,7 @@ from memory_storage.embedders import Embedder, text_of
 from memory_storage.models import (
     AnyPattern,
     Box,
+    Checkpoint,
     Conflict,
     Direction,
     DomainNode,
@@ -31,6 +32,8 @@ from memory_storage.models import (
     EmbeddingModel,
     Episode,
     EpisodeFilters,
+    EpisodeSummary,
+    Handoff,
     Hit,
     Hits,
     IndexHealth,
@@ -55,7 +58,6 @@ from memory_storage.models import (
     RelatedEpisode,
     Relationship,
     RelationshipKind,
-    RelationshipEnd,
     RetentionPlan,
     RetentionPolicy,
     RetentionResult,
@@ -85,7 +87,9 @@ from memory_storage.models.analytics import (
     Trend,
 )
 from memory_storage.recording.run import Run, TimedStep
+from memory_storage.recording.step_buffer import StepBuffer
 from memory_storage.repositories.analytics.repository import AnalyticsRepository
+from memory_storage.repositories.checkpoints.repository import CheckpointRepository
 from memory_storage.repositories.embeddings.repository import EmbeddingRepository, Item
 from memory_storage.repositories.episodes.repository import EpisodeRepository
 from memory_storage.repositories.items.repository import ItemRepository
@@ -96,6 +100,7 @@ from memory_storage.repositories.retention.repository import RetentionRepository
 from memory_storage.repositories.spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
 from memory_storage.repositories.spatiotemporal.spatial_queries import SpatialQueries, T
 from memory_storage.repositories.steps.repository import StepRepository
+from memory_storage.repositories.summaries.repository import SummaryRepository
 from memory_storage.search.candidates import Cost
 from memory_storage.search.request import Weights
 from memory_storage.search.vector_index import Progress, Registered, VectorIndex
@@ -106,6 +111,7 @@ from memory_storage.sql.time_buckets import Period
 from memory_storage.storage import MemoryStorage
 from memory_storage.storage import P as MemoryStorageP
 from memory_storage.storage import T as MemoryStorageT
+from memory_storage.summarizers import Summarizer
 from memory_storage.sync.conflicts import ConflictRepository, Resolved
 
 from ._calls import iterate
@@ -179,6 +185,26 @@ class AsyncEpisodeRepository(Mirror):
         """
         return await self._caller.run(lambda: self._sync().append_step(episode_id, step))
 
+    async def append_steps(self, episode_id: UUID | str, steps: Sequence[Step]) -> list[Step]:
+        """Append steps atomically, in one round trip; the storage assigns their numbers, in their order.
+
+        A step that is stored already, as it is given, is not appended again: the same call twice stores each step once.
+        The version of the episode does not change.
+
+        Args:
+            episode_id: The ID of the episode.
+            steps: The steps, without numbers.
+
+        Returns:
+            The stored steps, with their numbers, in the order of `steps`.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ConflictError: Another step has the ID of one of them.
+            ValidationError: A step has a number already, or exceeds a limit; or two have one ID.
+        """
+        return await self._caller.run(lambda: self._sync().append_steps(episode_id, steps))
+
     async def complete(
         self,
         episode_id: UUID | str,
@@ -231,6 +257,70 @@ class AsyncEpisodeRepository(Mirror):
                 rating=rating,
             )
         )
+
+    async def checkpoint(
+        self,
+        episode_id: UUID | str,
+        label: str,
+        *,
+        state: Mapping[str, Any] | None = None,
+        step_number: int | None = None,
+    ) -> Checkpoint:
+        """Store a state of the episode from which its work can be resumed: see `handoff` and `resume`.
+
+        Args:
+            episode_id: The ID of the episode.
+            label: What it is called, in 1 to 200 characters.
+            state: What the agent needs to continue, a JSON object. Its key "next", a text or a list of texts, says
+                what is to be done next.
+            step_number: The number of the last step before it, or 0; by default that of the last step.
+
+        Returns:
+            The stored checkpoint. `storage.checkpoints` reads and deletes them.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ValidationError: An argument is invalid, the state exceeds a limit, or there is no step of this number.
+        """
+        return await self._caller.run(
+            lambda: self._sync().checkpoint(episode_id, label, state=state, step_number=step_number)
+        )
+
+    async def handoff(self, episode_id: UUID | str | Checkpoint) -> Handoff:
+        """Return what another agent, or a later session, needs to continue the episode.
+
+        It is made of the episode, of its steps in short, of its latest checkpoint, and of the patterns that are related
+        to it. Give a checkpoint for what was known then: of the steps, those before it.
+
+        Args:
+            episode_id: The ID of the episode, or one of its checkpoints.
+
+        Returns:
+            The handoff: `handoff.to_markdown(max_chars=4_000)` is for a prompt.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+        """
+        return await self._caller.run(lambda: self._sync().handoff(episode_id))
+
+    async def resume(self, checkpoint_id: UUID | str) -> Episode:
+        """Store a new episode that continues from a checkpoint, and the relationship that it `follows` the other one.
+
+        The new episode has the task, context and tags of the other one, and its metadata with the IDs of both as
+        `resumed_from_episode` and `resumed_from_checkpoint`; it has no steps and no outcome. Each call stores another
+        episode. Two round trips: the checkpoint is read, and both rows are written in one transaction.
+
+        Args:
+            checkpoint_id: The ID of the checkpoint.
+
+        Returns:
+            The new episode.
+
+        Raises:
+            NotFoundError: The checkpoint does not exist, or its episode was deleted concurrently.
+            ValidationError: The limit of episodes is exceeded (`limits.max_episodes`).
+        """
+        return await self._caller.run(lambda: self._sync().resume(checkpoint_id))
 
     async def archive(self, episode_id: UUID | str) -> Episode:
         """Archive the episode. Idempotent.
@@ -324,7 +414,7 @@ class AsyncEpisodeRepository(Mirror):
         """Return a page of the episodes that pass all filters, by `started_at`.
 
         Archived episodes are excluded unless `archived` is True (only those) or None (all). `text` matches words,
-        "phrases" or a prefix*: all of them, in the description, outcome, reflection, tags or any of the steps.
+        "phrases" or a prefix*: all of them, in the description, outcome, reflection, summary, tags or any of the steps.
 
         Args:
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
@@ -678,24 +768,35 @@ class AsyncPatternRepository(Mirror):
         success_reward: float | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> list[AnyPattern]:
-        """Mine tool sequences and error recoveries from the episodes that pass the filters, and store them as patterns.
+        """Learn patterns from the episodes that have an outcome, and store them.
 
-        A tool sequence has a success rate of at least `min_lift` times that of all episodes; parts of a longer sequence
-        in the same episodes are omitted. An error recovery is what was done after a failed step until its tool
-        succeeded, at most 5 steps later, in episodes of which at least one succeeded. See `AnalyticsRepository` for
-        what counts as success.
+        - A tool sequence succeeds at least `min_lift` times as often as all episodes do. Sequences that the same
+          episodes have are one pattern, the longest; those that overlap are joined.
+        - An error recovery is what was done after a failed step until its tool succeeded, at most 5 steps later, in
+          episodes of which at least one succeeded. Errors are told apart by their class.
+        - A decision point is the better one of several tools that episodes continue with after the same beginning.
+        - A heuristic says what to avoid: a sequence that leads to failure. Of these and of decision points only those
+          are learned whose false discovery rate is 0.05 or less.
 
-        A pattern has the domain, language and framework that all of its episodes share; a sequence of several domains
-        is `general`, and a filter by domain mines it for one. Its description ends with words that several tasks of its
-        evidence share, so that `search` finds it. IDs are derived from the content and the context: mining again
-        updates statistics in place, and keeps usage counters and edits. Patterns that are not found again stay.
+        A pattern has the domain, language and framework that all of its episodes share. A sequence of several domains
+        is `general`, and one of a single domain besides if its rate there differs, or if it leads to success only
+        there. The description ends with words that several tasks of its evidence share, so that `search` finds it.
+        `statistics` says how sure a pattern is, and which success rate to expect after the decay of old evidence.
+
+        Without filters, learning is incremental: what was counted is kept, archived episodes included, and only new,
+        changed and deleted episodes are read. It writes in portions that hold the write lock for about 20 ms. With a
+        filter, `success_reward`, more than 4 tools or 20 episodes of evidence, or in a transaction, all episodes that
+        pass are read.
+
+        IDs are derived from the content and the context: learning again updates statistics, and keeps usage counters
+        and edits. Patterns that are not found again stay, with the statistics of now.
 
         Args:
             lengths: The smallest and the largest number of tools of a sequence.
             min_episodes: The minimum number of completed episodes that have the pattern.
             min_lift: The lowest success rate relative to that of all.
-            max_patterns: The maximum number of patterns of each kind, the highest lift first.
-            evidence: The maximum number of successful episodes that a pattern names.
+            max_patterns: The maximum number of patterns of each kind, the surest first.
+            evidence: The maximum number of episodes that a pattern names.
             success_reward: The smallest reward that counts as success; None judges by the outcome.
             **filters: The filters of `episodes.query`.
 
@@ -728,6 +829,10 @@ class AsyncPatternRepository(Mirror):
     async def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """Return the pattern, or None if it does not exist."""
         return await self._caller.run(lambda: self._sync().find(pattern_id))
+
+    async def get_many(self, pattern_ids: Iterable[UUID | str]) -> dict[UUID, AnyPattern]:
+        """Return the patterns of these IDs, such as the sources of a playbook, by ID. Absent ones are missing."""
+        return await self._caller.run(lambda: self._sync().get_many(pattern_ids))
 
     async def resolve_id(self, prefix: UUID | str) -> UUID:
         """Return the only ID that begins with a prefix, as returned by `short_ids`.
@@ -2029,8 +2134,8 @@ class AsyncAnalyticsRepository(Mirror):
         experiment tells what a record causes: tasks that get a recall or none at random.
 
         Args:
-            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out patterns that do not
-                exist any more; None for all that was shown.
+            by: "record", "kind" (successes, failures, patterns) or "pattern_kind", which leaves out deleted patterns;
+                None for all that was shown.
             unit: "hour", "day", "week" or "month": a row for each group of each period, by when the episodes started;
                 without gaps if `by` is None. The range is that of `over_time`. None: all time.
             tz: The IANA name of the time zone whose clocks count.
@@ -2571,7 +2676,6 @@ class AsyncRelationshipRepository(Mirror):
 
     Archived episodes are on the paths like others.
     """
-    """The relationships between the episodes of one namespace. They are deleted with either of their episodes."""
 
     _sync: Callable[[], RelationshipRepository]
 
@@ -2580,13 +2684,11 @@ class AsyncRelationshipRepository(Mirror):
         from_id: UUID | str,
         to_id: UUID | str,
         kind: RelationshipKind | str,
-        kind: str,
         *,
         weight: float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Relationship:
         """Store a relationship from one episode to another. Idempotent: a stored one gets the new weight and metadata.
-        """Store a relationship from one episode to another. One that is stored gets the new weight and metadata.
 
         Args:
             from_id: The ID of the episode at which it begins, like the parent of a `parent_child`.
@@ -2594,8 +2696,6 @@ class AsyncRelationshipRepository(Mirror):
             kind: One of the seven kinds of `Relationship`, or a name of your own.
             weight: Its strength, from 0.
             metadata: Further data, like a reason.
-            weight: How strong it is, from 0.
-            metadata: Further data.
 
         Returns:
             The stored relationship.
@@ -2638,8 +2738,6 @@ class AsyncRelationshipRepository(Mirror):
         *,
         edges: EdgeDirection = "both",
         kind: RelationshipKind | str | None = None,
-        end: RelationshipEnd = "either",
-        kind: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Relationship]:
@@ -2648,7 +2746,6 @@ class AsyncRelationshipRepository(Mirror):
         Args:
             episode_id: The ID of the episode.
             edges: "outgoing" for those that begin at the episode, "incoming" for those that end there, or "both".
-            end: Which end of the relationship it is: "from", "to" or "either".
             kind: Only relationships of this kind.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
@@ -2662,27 +2759,23 @@ class AsyncRelationshipRepository(Mirror):
         """
         return await self._caller.run(
             lambda: self._sync().query(episode_id, edges=edges, kind=kind, limit=limit, cursor=cursor)
-            lambda: self._sync().query(episode_id, end=end, kind=kind, limit=limit, cursor=cursor)
         )
 
     async def ancestors(
         self,
         episode_id: UUID | str,
         kind: RelationshipKind | str | None = "parent_child",
-        kind: str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
         """Return a page of the ancestors of an episode, the nearest first: its parents, then theirs.
-        """Return the episodes from which relationships lead to this one, the nearest first: parents and theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
             max_depth: The most relationships between the two, up to 10,000.
-            max_depth: The most relationships on the way, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2701,20 +2794,17 @@ class AsyncRelationshipRepository(Mirror):
         self,
         episode_id: UUID | str,
         kind: RelationshipKind | str | None = "parent_child",
-        kind: str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
         """Return a page of the descendants of an episode, the nearest first: its children, then theirs.
-        """Return the episodes to which relationships lead from this one, the nearest first: children and theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
             max_depth: The most relationships between the two, up to 10,000.
-            max_depth: The most relationships on the way, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2745,15 +2835,6 @@ class AsyncRelationshipRepository(Mirror):
         Args:
             episode_id: The ID of the episode.
             kind: An acyclic kind: `parent_child`, `depends_on`, `follows` or `blocks`.
-        self, episode_id: UUID | str, kind: str = "parent_child", *, limit: int | None = None, cursor: str | None = None
-    ) -> Page[RelatedEpisode]:
-        """Return an episode and all to which relationships lead from it, each after all that lead to it.
-
-        Of `depends_on` it is the reverse of the order of work: what is needed first comes last.
-
-        Args:
-            episode_id: The ID of the episode.
-            kind: A kind that forbids cycles: `parent_child`, `depends_on`, `follows` or `blocks`.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -2765,10 +2846,6 @@ class AsyncRelationshipRepository(Mirror):
         Raises:
             ValidationError: An argument is invalid.
             CorruptDataError: The relationships form a cycle, which this package does not store.
-            The page, with cursors of the next and the previous one. `depth` is the length of the longest way.
-
-        Raises:
-            ValidationError: An argument is invalid.
         """
         return await self._caller.run(
             lambda: self._sync().topological_order(episode_id, kind, limit=limit, cursor=cursor)
@@ -2783,9 +2860,6 @@ class AsyncRelationshipRepository(Mirror):
         max_depth: int = 20,
     ) -> list[UUID]:
         """Return a shortest path from one episode to another, both included.
-        self, from_id: UUID | str, to_id: UUID | str, kind: str | None = "parent_child", *, max_depth: int = 20
-    ) -> list[UUID]:
-        """Return a shortest way from one episode to another, both included.
 
         Args:
             from_id: The ID of the episode at which it begins.
@@ -2796,10 +2870,6 @@ class AsyncRelationshipRepository(Mirror):
         Returns:
             The IDs in the order of the path; none if every path has more than `max_depth` relationships, or there is
             none.
-            max_depth: The most relationships on the way, up to 10,000.
-
-        Returns:
-            The IDs in the order of the way; none if there is no way that is as short as `max_depth`.
 
         Raises:
             ValidationError: An argument is invalid.
@@ -2826,6 +2896,184 @@ class AsyncRelationshipRepository(Mirror):
             ValidationError: One would close a cycle that its kind forbids.
         """
         return await self._caller.run(lambda: self._sync().import_many(relationships))
+
+
+class AsyncCheckpointRepository(Mirror):
+    """The checkpoints of one namespace's episodes. They are deleted with their episodes."""
+
+    _sync: Callable[[], CheckpointRepository]
+
+    async def get(self, checkpoint_id: UUID | str) -> Checkpoint:
+        """Return the checkpoint.
+
+        Raises:
+            NotFoundError: The checkpoint does not exist.
+        """
+        return await self._caller.run(lambda: self._sync().get(checkpoint_id))
+
+    async def find(self, checkpoint_id: UUID | str) -> Checkpoint | None:
+        """Return the checkpoint, or None if it does not exist."""
+        return await self._caller.run(lambda: self._sync().find(checkpoint_id))
+
+    async def query(
+        self, episode_id: UUID | str, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[Checkpoint]:
+        """Return a page of the checkpoints of an episode, the newest first.
+
+        Args:
+            episode_id: The ID of the episode.
+            limit: The maximum number of checkpoints, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`). A page also ends after about 4 MB.
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        return await self._caller.run(lambda: self._sync().query(episode_id, limit=limit, cursor=cursor))
+
+    def iterate(self) -> AsyncIterator[Checkpoint]:
+        """Iterate over all checkpoints by ID, in pages of 100 or about 4 MB."""
+        return iterate(self._caller, lambda: self._sync().iterate())
+
+    async def count(self, episode_id: UUID | str | None = None) -> int:
+        """Count the checkpoints of an episode, or of the namespace if none is given."""
+        return await self._caller.run(lambda: self._sync().count(episode_id))
+
+    async def delete(self, checkpoint_id: UUID | str) -> bool:
+        """Delete the checkpoint. Returns whether it existed."""
+        return await self._caller.run(lambda: self._sync().delete(checkpoint_id))
+
+    async def import_many(self, checkpoints: Sequence[Checkpoint]) -> int:
+        """Insert copies with their `created_at`; existing ones (by ID) are not changed. Idempotent.
+
+        Returns:
+            The number of new checkpoints.
+
+        Raises:
+            NotFoundError: The episode of one does not exist here. Nothing is stored.
+            ValidationError: One is invalid, or two have one ID.
+        """
+        return await self._caller.run(lambda: self._sync().import_many(checkpoints))
+
+
+class AsyncSummaryRepository(Mirror):
+    """The summaries of the episodes of one namespace.
+
+    A summary is a part of its episode: it is exported, synced, archived and erased with it. Its words are in the
+    full-text index, and in the text that is embedded.
+    """
+
+    _sync: Callable[[], SummaryRepository]
+
+    async def put(
+        self,
+        episode_id: UUID | str,
+        text: str,
+        *,
+        key_steps: Sequence[str] = (),
+        key_concepts: Sequence[str] = (),
+        created_by: str = "caller",
+    ) -> EpisodeSummary:
+        """Store the summary of an episode, replacing an existing one. The version of the episode grows by one.
+
+        If the stored one is the same but for its time, nothing changes.
+
+        Args:
+            episode_id: The ID of the episode.
+            text: The summary, which is not blank. With the key steps and concepts it has 20,000 characters at most by
+                default (`limits.summary`).
+            key_steps: The steps that decided the outcome, each in one line.
+            key_concepts: What the episode was about, in single words or short names.
+            created_by: What wrote it.
+
+        Returns:
+            The stored summary.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ValidationError: The text is blank, an argument is not text, or a limit is exceeded.
+        """
+        return await self._caller.run(
+            lambda: self._sync().put(
+                episode_id, text, key_steps=key_steps, key_concepts=key_concepts, created_by=created_by
+            )
+        )
+
+    async def get(self, episode_id: UUID | str) -> EpisodeSummary:
+        """Return the summary of an episode.
+
+        Raises:
+            NotFoundError: The episode does not exist, or has no summary.
+        """
+        return await self._caller.run(lambda: self._sync().get(episode_id))
+
+    async def find(self, episode_id: UUID | str) -> EpisodeSummary | None:
+        """Return the summary of an episode, or None if it has none or does not exist."""
+        return await self._caller.run(lambda: self._sync().find(episode_id))
+
+    async def delete(self, episode_id: UUID | str) -> bool:
+        """Delete the summary of an episode. Returns whether there was one."""
+        return await self._caller.run(lambda: self._sync().delete(episode_id))
+
+    async def summarize(self, episode_id: UUID | str, summarizer: Summarizer | None = None) -> EpisodeSummary:
+        """Read an episode, have its summary written, and store it, replacing an existing one. Two round trips.
+
+        The summarizer is called between them, outside of any transaction. If the episode changes during the call, it is
+        read and summarized again, three times in all.
+
+        Args:
+            episode_id: The ID of the episode.
+            summarizer: Writes the summary; default: `ExtractiveSummarizer()`, which needs no model.
+
+        Returns:
+            The stored summary.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ConflictError: Other writers kept changing the episode; nothing was stored.
+            ValidationError: It is called in a transaction, or the summary exceeds a limit or cannot be stored.
+            Exception: What the summarizer raises.
+        """
+        return await self._caller.run(lambda: self._sync().summarize(episode_id, summarizer))
+
+    async def summarize_many(
+        self,
+        summarizer: Summarizer | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress | None = None,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> int:
+        """Summarize all episodes that pass the filters and have no summary, as `summarize` does.
+
+        Summaries are stored 100 at a time, or 4 MB if they are large: after an interruption, call it again. Episodes
+        that are deleted concurrently are skipped.
+
+        Args:
+            summarizer: Writes the summaries; default: `ExtractiveSummarizer()`, which needs no model.
+            replace: Whether existing summaries are replaced.
+            progress: Called with "summarized", and twice the number of summaries stored so far (the total is unknown).
+            on_corrupt: Called with the CorruptDataError of each episode that cannot be decoded, which is then skipped.
+                Without it the error is raised.
+            **filters: The filters of `episodes.query`, like `completed=True`.
+
+        Returns:
+            The number of summaries that were stored.
+
+        Raises:
+            ConflictError: Other writers kept changing an episode; the summaries before it are stored.
+            ValidationError: A filter is invalid; or as for `summarize`.
+            Exception: What the summarizer raises.
+        """
+        return await self._caller.run(
+            lambda: self._sync().summarize_many(
+                summarizer, replace=replace, progress=progress, on_corrupt=on_corrupt, **filters
+            )
+        )
 
 
 class AsyncTimedStep(Block):
@@ -2922,7 +3170,7 @@ class AsyncRun(Block):
         tokens_used: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Step:
-        """Append a finished step. A retry of the storage does not append it twice.
+        """Append a finished step. A retry of the storage does not append it twice. A buffered run stores it later.
 
         Args:
             tool: The name of the tool.
@@ -2935,7 +3183,7 @@ class AsyncRun(Block):
             metadata: Further data.
 
         Returns:
-            The stored step, with its number.
+            The stored step, with its number; of a buffered run without.
 
         Raises:
             ValidationError: Both an output and an error are given, or a field is invalid.
@@ -3008,6 +3256,105 @@ class AsyncRun(Block):
         return await self._caller.run(
             lambda: self._sync().complete(outcome, reward=reward, reflection=reflection, used=used, rating=rating)
         )
+
+    async def flush(self) -> None:
+        """Store the steps of a buffered run now: see `StepBuffer.flush`. Of another one, they are stored already."""
+        await self._caller.run(lambda: self._sync().flush())
+
+
+class AsyncStepBuffer(Block):
+    """Steps of an episode that are stored later, many in one round trip: `with storage.buffered_steps(id) as buffer`.
+
+    `add` takes a step; `flush` returns once all steps that were added before are stored, each once, whatever attempts
+    it took. A thread flushes when `max_steps` or `max_bytes` wait, or the oldest step has waited for `max_seconds`;
+    it begins with the first step, and ends when none waits. The buffer is flushed too when its block ends, when the
+    storage is closed, and when the interpreter exits, but not if the process is killed.
+
+    A flush that fails keeps the steps, and a later one stores them. If the thread's fails, the next `add` flushes
+    first, and raises what fails now. While four times `max_steps` or `max_bytes` wait, `add` flushes first too.
+
+    Thread-safe. A forked child begins with an empty buffer: the parent stores what waits.
+
+    Attributes:
+        episode_id: the ID of the episode.
+        max_steps: how many steps may wait before the thread flushes.
+        max_bytes: how many bytes of steps may wait, and about as many go into one round trip.
+        max_seconds: how long a step waits; None: no thread flushes, and `add` does when the buffer is full.
+    """
+
+    _sync: Callable[[], StepBuffer]
+
+    @property
+    def episode_id(self) -> UUID:
+        """See `StepBuffer.episode_id`."""
+        return self._sync().episode_id
+
+    @property
+    def max_steps(self) -> int:
+        """See `StepBuffer.max_steps`."""
+        return self._sync().max_steps
+
+    @property
+    def max_bytes(self) -> int:
+        """See `StepBuffer.max_bytes`."""
+        return self._sync().max_bytes
+
+    @property
+    def max_seconds(self) -> float | None:
+        """See `StepBuffer.max_seconds`."""
+        return self._sync().max_seconds
+
+    @property
+    def pending(self) -> int:
+        """How many steps are not stored yet."""
+        return self._sync().pending
+
+    @property
+    def stored(self) -> int:
+        """How many steps this buffer has stored."""
+        return self._sync().stored
+
+    async def add(self, step: Step) -> None:
+        """Take a step, which is stored later. Adding it again (by its ID) does nothing.
+
+        Args:
+            step: The step, without a number. A copy is kept: what the caller changes later is not stored.
+
+        Raises:
+            ValidationError: The step has a number already, or exceeds a limit.
+            ConflictError: Another step with this ID waits.
+            UnavailableError: The buffer is closed.
+            MemoryStorageError: A flush that was needed first has failed, see `flush`. The step is not taken; those
+                before are kept.
+        """
+        await self._caller.run(lambda: self._sync().add(step))
+
+    async def flush(self) -> None:
+        """Store all steps that were added before. Each is stored once, also if an earlier attempt had no answer.
+
+        Raises:
+            NotFoundError: The episode does not exist.
+            ConflictError: Another step has the ID of one of them.
+            ValidationError: The episode would have too many steps.
+            UnavailableError: The database cannot be reached; or this thread is flushing already. After any error the
+                steps are kept: flush again, or take them out by `discard`.
+        """
+        await self._caller.run(lambda: self._sync().flush())
+
+    async def discard(self) -> list[Step]:
+        """Remove the steps that wait, and return them: for a buffer whose episode was deleted.
+
+        They may be stored all the same, if an attempt to store them had no answer.
+        """
+        return await self._caller.run(lambda: self._sync().discard())
+
+    async def close(self) -> None:
+        """Flush, and take no more steps. Idempotent.
+
+        Raises:
+            MemoryStorageError: As `flush`. The buffer is still open, and keeps the steps.
+        """
+        await self._caller.run(lambda: self._sync().close())
 
 
 class AsyncConflictRepository(Mirror):
@@ -3120,6 +3467,16 @@ class AsyncRepositories(Mirror):
     def relationships(self) -> AsyncRelationshipRepository:
         """Relationships between episodes, and walks along them."""
         return AsyncRelationshipRepository(self._caller, lambda: self._sync().relationships)
+
+    @property
+    def checkpoints(self) -> AsyncCheckpointRepository:
+        """States of episodes from which their work can be resumed."""
+        return AsyncCheckpointRepository(self._caller, lambda: self._sync().checkpoints)
+
+    @property
+    def summaries(self) -> AsyncSummaryRepository:
+        """Summaries of episodes."""
+        return AsyncSummaryRepository(self._caller, lambda: self._sync().summaries)
 
 
 class AsyncMemoryStorageMethods(AsyncRepositories):
@@ -3258,6 +3615,7 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
         metadata: Mapping[str, Any] | None = None,
         recalled: models.Recall | UUID | str | None = None,
         redact: Callable[[str], str] | None = None,
+        buffered: bool = False,
     ) -> AsyncRun:
         """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
 
@@ -3274,6 +3632,8 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
             metadata: Further data, a JSON object.
             recalled: What was recalled for the task, or its id: see `recall`.
             redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
+            buffered: Whether steps are stored later, many in one round trip: see `buffered_steps`. They have no number
+                then when they are returned, and are stored before the outcome.
 
         Returns:
             The run. It saves nothing before it is entered.
@@ -3282,9 +3642,46 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
             ValidationError: A field is invalid.
         """
         sync = self._sync().record(
-            task, task_type=task_type, context=context, tags=tags, metadata=metadata, recalled=recalled, redact=redact
+            task,
+            task_type=task_type,
+            context=context,
+            tags=tags,
+            metadata=metadata,
+            recalled=recalled,
+            redact=redact,
+            buffered=buffered,
         )
         return AsyncRun(self._caller, lambda: sync)
+
+    def buffered_steps(
+        self,
+        episode_id: UUID | str,
+        *,
+        max_steps: int = 1000,
+        max_bytes: int = 4000000,
+        max_seconds: float | None = 1.0,
+    ) -> AsyncStepBuffer:
+        """Return a buffer of steps: `with storage.buffered_steps(id) as buffer: buffer.add(step)`. No round trip.
+
+        A thread stores the steps, many in one round trip. `buffer.flush()` returns once all that were added are stored.
+
+        Args:
+            episode_id: The ID of the episode. Whether it exists is known when the first steps are stored.
+            max_steps: How many steps may wait before they are stored.
+            max_bytes: How many bytes of steps may wait before they are stored.
+            max_seconds: How long a step waits at most, in seconds; None: no thread stores them, and `add` does when the
+                buffer is full.
+
+        Returns:
+            The buffer. Close it, or use it in a `with` block.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        sync = self._sync().buffered_steps(
+            episode_id, max_steps=max_steps, max_bytes=max_bytes, max_seconds=max_seconds
+        )
+        return AsyncStepBuffer(self._caller, lambda: sync)
 
     @overload
     def recorded(
@@ -3445,9 +3842,9 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
 
         Steps, vectors, places, relationships and checkpoints are erased with it, from every table and index, as is what
         the doctor has quarantined of it; with a namespace its items and logs too. The episode is removed from the
-        evidence of patterns; a pattern without other evidence is erased too. A digest of each id is kept as a
-        tombstone, so that no stale copy is imported or saved again; not of items and records, whose keys may be used
-        again. Backups and exports are not changed.
+        evidence of patterns; a pattern without other evidence is erased too, and so is a playbook that was composed
+        from such a pattern. A digest of each id is kept as a tombstone, so that no stale copy is imported or saved
+        again; not of items and records, whose keys may be used again. Backups and exports are not changed.
 
         Args:
             episode: The id of an episode of this namespace.

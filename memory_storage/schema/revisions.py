@@ -82,15 +82,17 @@ REVISIONS = {
     "0014": Revision(
         "counts of what episodes have in common (`sequences`, `learned`, `unlearned`, `learning`), so that `learn` "
         "reads only what has changed",
-        "the counts: patterns stay, and the next `learn` reads all episodes",
+        "the counts, the statistics of patterns, and every playbook: other patterns stay, and the next `learn` reads "
+        "all episodes",
+    ),
+    "0015": Revision(
+        "the table `recalls` (receipts of recalls, so that any process can complete with one), and what episodes were "
+        "shown and have used as facets",
+        "the kept receipts, and what episodes have used and how they rated it; what they were shown stays",
     ),
     "0016": Revision(
         "that full-text search finds the summaries of episodes",
         "the summary of every episode, in every namespace",
-    "0015": Revision(
-        "the table `recalls` (receipts of recalls, so that any process can complete with one), and what episodes were "
-        "shown and have used as facets",
-        "the kept receipts: only the process of a recall can complete with its ID; receipts of episodes stay",
     ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

@@ -151,9 +151,12 @@ def statements() -> Iterator[object]:
 
 
 def downgrade() -> None:
-    """Drop the counts: learning reads all episodes again."""
+    """Drop the counts, and what an older version cannot read: playbooks, and the statistics of patterns."""
     batch.execute(
         (
+            "DELETE FROM patterns WHERE kind = 'playbook'",
+            """UPDATE patterns SET document = json_remove(document, '$.statistics')
+        WHERE CASE WHEN json_valid(document) THEN json_type(document, '$.statistics') IS NOT NULL END""",
             f"DROP TRIGGER {index_trigger(notes=True).name}",
             index_trigger(notes=False),
             *(f"DROP TRIGGER {one.name}" for one in TRIGGERS),

@@ -118,10 +118,14 @@ def statements() -> Iterator[object]:
 
 
 def downgrade() -> None:
-    """Drop the kept receipts, and the index of those in episodes."""
+    """Drop the kept receipts, the index of those in episodes, and of these what an older version cannot read."""
     made = context.script.get_revision("0010").module
     batch.execute(
         (
+            """UPDATE episodes SET document = json_remove(document, '$.recalled.used', '$.recalled.rating')
+        WHERE instr(document, '"recalled"') AND CASE WHEN json_valid(document) THEN
+            json_type(document, '$.recalled.used') IS NOT NULL OR json_type(document, '$.recalled.rating') IS NOT NULL
+        END""",
             *(one for trigger in former_triggers() for one in (f"DROP TRIGGER {trigger.name}", trigger)),
             "DROP VIEW changed_facets",
             CreateView("changed_facets", made.FACETS_OF_CHANGED),

@@ -11,7 +11,7 @@ from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateView
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 

@@ -229,7 +229,11 @@ def _add_filters() -> None:
         for method, run in runs.items():
             for name, (value, holds) in filters.items():
                 CASES[f"{method}.{name}"] = partial(_found_by_filter, run, value, name, holds)
-            chosen = ("task_type", "complexity", "outcome", "child_of", "recalled", "used") if runs is EPISODE_RUNS else ("kind",)
+            chosen = (
+                ("task_type", "complexity", "outcome", "child_of", "recalled", "used")
+                if runs is EPISODE_RUNS
+                else ("kind",)
+            )
             for name in chosen:
                 REFUSED.add(f"{method}.{name}")
                 CASES[f"{method}.{name}"] = partial(_refused, run, name)

@@ -423,7 +423,7 @@ _WITHIN = re.compile(
 _ALLOWED = re.compile(
     r"""SCAN\ (
         (\d+\ )?CONSTANT\ ROWS? | \d+-ROW\ VALUES\ CLAUSE  # values that were given
-        | (page | given | g | next | listed | sized | led | portion | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | (page | given | g | next | listed | sized | led | portion | \(subquery-\d+\))$  # found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
         | (draws | sample_matches | strategy | candidates | candidate_rows | compared | filtered | exact_scan | similar
