@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,16 +14,19 @@ from uuid import UUID
 import memory_storage as ms
 from memory_storage.testing import FakeClock
 
-from ._world import DOMAINS, PLANS, Task, execute, likeness, plan_of
+from ._world import PLANS, Task, execute, plan_of
 
-LEARNED_EVERY = 20
+LEARNED_EVERY = 10
 """Episodes between two calls of `patterns.learn`."""
+
+GOOD_ENOUGH = 0.7
+"""The success rate that an agent is content with."""
 
 EPISODE_EVERY = timedelta(hours=6)
 """The simulated time between two episodes: 500 of them take four months."""
 
 _DIMENSION = 64
-_PATTERNS = 24
+_PATTERNS = 60
 _BUDGET = 100_000  # tokens: the agents read the records, and a text that leaves some out would hide the effect
 
 
@@ -131,8 +134,8 @@ class Similarity:
 class Learning(Similarity):
     """Follows the plan with the greatest expected success by what is recalled, and learns patterns at intervals.
 
-    It draws the rates of what is recalled (`explore=`), and a rate from 0 to 1 for a plan about which nothing is
-    recalled: so it tries what it knows little about, and the less, the more it knows (Thompson 1933).
+    While no plan promises `GOOD_ENOUGH`, it tries one that the memory does not know in the domain. It never tries a
+    plan at random otherwise.
 
     Args:
         storage: Its memory.
@@ -147,29 +150,26 @@ class Learning(Similarity):
             k=1,
             failures=0,
             patterns=_PATTERNS,
+            diversity=0,
             budget_tokens=_BUDGET,
             weights=ms.RecallWeights(similarity=0.1, reward=0, recency=0, effectiveness=1),
-            explore=task.noise,
             domain=task.domain,
         )
-        options = _options(recall)
-        chance = random.Random(task.noise)
-        rates = {plan: chance.random() for plan in range(len(PLANS))}
-        rates |= {plan: one.effectiveness or 0.0 for plan, one in options.items()}
-        plan = max(rates, key=lambda plan: rates[plan])
-        if plan not in options:
-            return Decision(plan, recall=recall)
-        return Decision(plan, _claim(options[plan]), recall, [options[plan].item.id])
+        known = _known(recall, task.domain)
+        best = max(known, key=lambda plan: known[plan][0], default=None)
+        if best is None or known[best][0] < GOOD_ENOUGH:
+            unknown = [plan for plan in range(len(PLANS)) if plan not in known]
+            if unknown or best is None:
+                return Decision(random.Random(task.noise).choice(unknown), recall=recall)
+        rate, pattern = known[best]
+        return Decision(best, rate, recall, [pattern.id])
 
     def record(self, task: Task, decision: Decision, *, success: bool) -> None:
         """See `Agent`."""
         super().record(task, decision, success=success)
         if (task.number + 1) % LEARNED_EVERY == 0:
-            for domain in DOMAINS:
-                # All that was tried, not only what succeeds: an agent that draws has to know what fails, too.
-                self._storage.patterns.learn(
-                    domain=domain, lengths=(3, 3), min_episodes=2, min_lift=0.0, max_patterns=500
-                )
+            # All that was tried, not only what succeeds: the agent has to know what fails, too.
+            self._storage.patterns.learn(lengths=(3, 3), min_episodes=2, min_lift=0.0, max_patterns=500)
 
 
 @contextmanager
@@ -186,29 +186,31 @@ def remembering(seed: int, kind: type[Similarity] = Similarity) -> Iterator[Simi
         yield kind(storage, clock, random.Random(seed))
 
 
-def _options(recall: ms.Recall) -> dict[int, ms.RecalledItem]:
-    """Return for each plan the record that says most of it: a pattern of the most of its tools, else an episode."""
-    options: dict[int, tuple[tuple[bool, bool, float], ms.RecalledItem]] = {}
+def _known(recall: ms.Recall, domain: str) -> dict[int, tuple[float, ms.ToolSequence]]:
+    """Return for each plan that was tried in a domain its expected rate there, by the pattern with the most evidence.
+
+    Args:
+        recall: What was recalled.
+        domain: The domain.
+    """
+    known: dict[int, tuple[float, float, ms.ToolSequence]] = {}
     for one in recall:
-        tools = _tools(one.item)
-        if tools:
-            plan = plan_of(tools)
-            says = (
-                not isinstance(one.item, ms.Episode),
-                one.item.context.domain != ms.TaskContext().domain,
-                likeness(tuple(tools), plan),
-            )
-            if plan not in options or says > options[plan][0]:
-                options[plan] = says, one
-    return {plan: one for plan, (_, one) in options.items()}
+        pattern = one.item
+        if not isinstance(pattern, ms.ToolSequence) or not _was_tried(pattern, domain):
+            continue
+        rate, episodes = pattern.observations(domain)
+        for plan, tools in enumerate(PLANS):
+            if _is_part(pattern.tools, tools) and (plan not in known or episodes > known[plan][1]):
+                known[plan] = rate, episodes, pattern
+    return {plan: (rate, pattern) for plan, (rate, _, pattern) in known.items()}
 
 
-def _claim(recalled: ms.RecalledItem) -> float | None:
-    """Return the success rate that the memory claims for a pattern."""
-    item = recalled.item
-    if isinstance(item, ms.Episode):
-        return None
-    return item.statistics.expected_rate if item.statistics else item.success_rate
+def _was_tried(pattern: ms.ToolSequence, domain: str) -> bool:
+    return pattern.context.domain == domain or (pattern.statistics is not None and domain in pattern.statistics.domains)
+
+
+def _is_part(part: Sequence[str], tools: Sequence[str]) -> bool:
+    return any(list(tools[at : at + len(part)]) == list(part) for at in range(len(tools) - len(part) + 1))
 
 
 def _tools(item: ms.Episode | ms.models.AnyPattern) -> list[str]:

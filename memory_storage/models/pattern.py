@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, cast, get_args
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
@@ -43,6 +43,18 @@ class Effectiveness(Model):
     last_used_at: Timestamp | None = None
 
 
+class DomainRate(Model):
+    """The success rate that a pattern of several domains has in one of them.
+
+    Attributes:
+        expected_rate: the rate by weight, with 2 episodes of the pattern's own `expected_rate` added.
+        effective_episodes: how many episodes of today those of the domain weigh as much as.
+    """
+
+    expected_rate: Ratio
+    effective_episodes: Annotated[Finite, Field(ge=0)]
+
+
 class PatternStatistics(Model):
     """How sure a learned pattern is. `patterns.learn` sets and updates it.
 
@@ -61,6 +73,7 @@ class PatternStatistics(Model):
         expected_rate: the success rate by weight, with 2 episodes of the baseline added.
         effective_episodes: how many episodes of today its own ones weigh as much as.
         task_type: the task type that all of its episodes share; None if they do not.
+        domains: of a pattern of several domains the rates in those with the most episodes, 20 at most.
     """
 
     support: Ratio
@@ -72,6 +85,18 @@ class PatternStatistics(Model):
     expected_rate: Ratio
     effective_episodes: Annotated[Finite, Field(ge=0)]
     task_type: str | None = None
+    domains: dict[str, DomainRate] = Field(default_factory=dict)
+
+    def rate_in(self, domain: str | None) -> tuple[float, float]:
+        """Return the success rate to expect, and how many episodes of today are the evidence for it.
+
+        Args:
+            domain: The domain of the task; None if it has none, or several.
+        """
+        known = self.domains.get(domain) if domain is not None else None
+        if known is None:
+            return self.expected_rate, self.effective_episodes
+        return known.expected_rate, known.effective_episodes
 
 
 class _Pattern(Model):
@@ -113,6 +138,38 @@ class _Pattern(Model):
         return short_repr(type(self).__name__, values.get("id"), str(values.get("description", "")), facts)
 
     __str__ = __repr__
+
+    @model_serializer(mode="wrap")
+    def _without_unknowns(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the statistics of a pattern that has none: it is written as by older versions."""
+        values: dict[str, Any] = dump(self)
+        if values.get("statistics", self) is None:
+            del values["statistics"]
+        return values
+
+    def expected_rate(self, domain: str | None = None) -> float:
+        """Return the success rate to expect of what it says: the decayed one of a learned pattern, else `success_rate`.
+
+        A heuristic says what leads to failure if it was learned: then it is its confidence.
+
+        Args:
+            domain: The domain of the task, in which the pattern may have another rate.
+
+        Returns:
+            The rate, from 0 to 1.
+        """
+        return self.observations(domain)[0]
+
+    def observations(self, domain: str | None = None) -> tuple[float, float]:
+        """Return `expected_rate` and the number of episodes that it rests on, by their weight.
+
+        Args:
+            domain: The domain of the task.
+        """
+        if self.statistics is None:
+            return self.success_rate, float(self.occurrence_count)
+        rate, episodes = self.statistics.rate_in(domain)
+        return (1.0 - rate if isinstance(self, Heuristic) else rate), episodes
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yield the columns of a table of patterns; `model_dump()` has all fields."""

@@ -88,6 +88,7 @@ class PatternFilter(Model):
     Attributes:
         kind: the kind of pattern.
         domain: the domain of the context.
+        domain_or_general: the domain of the context, which may be "general" too.
         language: the language of the context.
         tags_any: has at least one of these tags.
         tags_all: has all of these tags.
@@ -97,6 +98,7 @@ class PatternFilter(Model):
 
     kind: PatternKind | None = None
     domain: str | None = None
+    domain_or_general: str | None = None
     language: str | None = None
     tags_any: Tags = Field(default_factory=list)
     tags_all: Tags = Field(default_factory=list)
@@ -145,6 +147,7 @@ class PatternFilters(TypedDict, total=False):
 
     kind: PatternKind | None
     domain: str | None
+    domain_or_general: str | None
     language: str | None
     tags_any: Sequence[str]
     tags_all: Sequence[str]

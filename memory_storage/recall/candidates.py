@@ -104,12 +104,19 @@ def read_candidates(session: SearchSession, request: RecallRequest) -> dict[Reca
     # Successes and failures are compared with the same task: a failure is not relevant because it is the best of them.
     of_episodes = _greatest([*records.get("success", ()), *records.get("failure", ())])
     best = {"success": of_episodes, "failure": of_episodes, "pattern": _greatest(records.get("pattern", ()))}
+    # A pattern of the requested domain is relevant, with whatever words it says so.
+    of_domain = request.filters.get("domain") is not None
+    least = {
+        "success": _LEAST_RELEVANCE,
+        "failure": _LEAST_RELEVANCE,
+        "pattern": 0.0 if of_domain else _LEAST_RELEVANCE,
+    }
     return {
         kind: [
             Candidate(kind, one.item, relevance, one.similarity, one.direction, one.successes, one.failures)
             for one in found
             if request.allows(one.item)
-            and (relevance := _relevance(one.by_words, one.similarity, best[kind])) is not None
+            and (relevance := _relevance(one.by_words, one.similarity, best[kind], least[kind])) is not None
         ]
         for kind, found in records.items()
     }
@@ -146,13 +153,14 @@ def _greatest(records: Iterable[_Record]) -> float | None:
     return max((one.similarity for one in records if one.similarity is not None), default=None)
 
 
-def _relevance(by_words: float, similarity: float | None, best: float | None) -> float | None:
+def _relevance(by_words: float, similarity: float | None, best: float | None, least: float) -> float | None:
     """Return the relevance of a record; None if it is far less similar than the best one.
 
     Args:
         by_words: The reciprocal rank by words, from 0 to 1.
         similarity: Its cosine, if it has a vector.
         best: The greatest cosine of all; None if no record has a vector.
+        least: The least relevance.
     """
     if best is None or best <= 0:
         return by_words or None
@@ -160,7 +168,7 @@ def _relevance(by_words: float, similarity: float | None, best: float | None) ->
     # `recall`. A record that is not embedded yet counts as one of half that similarity.
     by_vector = 0.5 if similarity is None else max(0.0, similarity / best)
     relevance = (by_words + 2 * by_vector) / 3
-    return relevance if relevance >= _LEAST_RELEVANCE else None
+    return relevance if relevance >= least else None
 
 
 def _direction(vector: bytes) -> array[float]:

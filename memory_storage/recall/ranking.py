@@ -76,7 +76,7 @@ def value(candidate: Candidate, weights: RecallWeights, now: datetime, effective
     if isinstance(item, Episode):
         reward, moment = (item.reward.total if item.reward else 0.0), item.started_at
     else:
-        reward, moment = item.success_rate, item.updated_at or now
+        reward, moment = item.expected_rate(), item.updated_at or now
     age = max(0.0, (now - moment).total_seconds()) / _DAY
     recency = 1 / (1 + age / weights.half_life)
     total = weights.similarity + weights.reward + weights.recency + weights.effectiveness

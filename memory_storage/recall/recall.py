@@ -30,7 +30,9 @@ def recall(session: Session, request: RecallRequest) -> Recall:
     candidates = read_candidates(session, request)
     expected: dict[UUID, float] | None = None
     if request.weights.effectiveness:
-        expected = expected_success(chain.from_iterable(candidates.values()), request.explore_with)
+        expected = expected_success(
+            chain.from_iterable(candidates.values()), request.explore_with, request.filters.get("domain")
+        )
     choices: dict[RecallKind, list[Choice]] = {
         kind: choose(found, request.counts[kind], request.weights, request.diversity, now, expected)
         for kind, found in candidates.items()

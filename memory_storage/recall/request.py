@@ -15,7 +15,6 @@ from memory_storage.models import (
     RecallFilters,
     RecallKind,
     RecallWeights,
-    TaskContext,
 )
 from memory_storage.sql.validation import MAX_K, check_k, finite, flag, function, instance, refuse_unstorable
 
@@ -90,7 +89,9 @@ class RecallRequest:
 
     def filter(self, kind: RecallKind) -> EpisodeFilter | PatternFilter:
         """Return the filter of a kind of records."""
-        return PatternFilter() if kind == "pattern" else EpisodeFilter(**self.filters, outcome=kind)
+        if kind == "pattern":  # the search takes the nearest ones: those of other domains would take the places
+            return PatternFilter(domain_or_general=self.filters.get("domain"))
+        return EpisodeFilter(**self.filters, outcome=kind)
 
     def allows(self, item: Episode | AnyPattern) -> bool:
         """Return whether a record may be recalled: a pattern of the requested domain, language and framework, or none.
@@ -100,7 +101,7 @@ class RecallRequest:
         if isinstance(item, Episode):
             return True
         context = item.context
-        return (self.filters.get("domain") in (None, context.domain) or context.domain == TaskContext().domain) and all(
+        return all(
             self.filters.get(name) in (None, getattr(context, name)) or getattr(context, name) is None
             for name in ("language", "framework")
         )

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from memory_storage.models import EpisodeFilter, MetadataValue, PatternFilter
+from memory_storage.models import EpisodeFilter, MetadataValue, PatternFilter, TaskContext
 
 from .document_filters import Comparison, Negation, bind, equal_numbers, is_number, parse_filter, row_test
 from .document_filters import Condition as DocumentCondition
@@ -32,12 +32,15 @@ Conditions = tuple[str, ...]
 Condition = tuple[str, str]
 """A condition in both forms: to find rows by an index, and to test a row at hand by itself."""
 
+# By the index of relationships, then by `seq`: by its ID the planner would look for a child among all of the namespace.
 IS_CHILD = """seq IN (SELECT child.seq FROM relationships AS r CROSS JOIN episodes AS child
             ON child.namespace = r.namespace AND child.id = r.to_id
             WHERE r.namespace = :namespace AND r.from_id = :child_of AND r.kind = 'parent_child')"""
 # Comparisons of one column with one value. Ranges of time are half-open, so adjacent ranges share no row.
 _PLAIN = {
     **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
+    # Two ranges of one index.
+    "domain_or_general": f"domain IN (:domain_or_general, '{TaskContext().domain}')",
     "outcome": "outcome = :outcome",
     "min_reward": "reward >= :min_reward",
     "max_reward": "reward <= :max_reward",

@@ -31,6 +31,10 @@ OFFLINE: dict[str, tuple[str, str]] = {
     "0010": ("e0191038eeb8893ccf442c42fb995d46", "db94b9a1f3b800b2712e3f77cc1bd9a7"),
     "0011": ("12beddabf98b0dd0bad8338313dcfbca", "c1043f382abf2b98ca9c4c492bf33b53"),
     "0012": ("20ff27cdcd303f9df1e62c26d23168be", "d9ebc4439a2a25e9f75f3a54e1664e0a"),
+    "0013": ("1e8e895398bbe893acdb39bf8b252b46", "a532533c4dac28846bea0405e600bc58"),
+    "0014": ("9b3bff69e16b36c7ad3e4cfcf85e0656", "0f94eb9199b6cfe5e3a793c42881183b"),
+    "0015": ("cbf139d76bb5f15681569554e0bdbc24", "203745d0f2635be6071acf96f3d4451f"),
+    "0016": ("e2ac2c4ca6ea839bb3e3169a80f72c63", "c26961e5c059c5c8b62eb9d63a3c2426"),
 }
 """For each revision, the digests of the SQL that `alembic upgrade --sql` and `alembic downgrade --sql` print."""
 
@@ -47,6 +51,10 @@ ONLINE: dict[str, tuple[str, str]] = {
     "0010": ("ad29a733e5f415922e3203d49433837b", "022be1c03fc26b1c1360b7e6b02411a6"),
     "0011": ("9968f585bd87cd98316db754e90fb248", "cae8e6f5cc6f65c7c4ab77858574c95e"),
     "0012": ("d31dea32ecf99d8b505031abdaef2f6e", "f630bc19b1f61ff8003a3ef7e6fdd457"),
+    "0013": ("0e086d07678381b7b7df91b4b0b8cebb", "f5cea7494a3f1ac7ea5c9885e1bb89f4"),
+    "0014": ("7e14a5f7762ffd58d61ed0391f124008", "dc1d687ed568277a3d94f3a09ce1aa41"),
+    "0015": ("8d73a27bf7226882458960e960b674a5", "7a702e69fffe27306bab75a242d21fd1"),
+    "0016": ("6539dd65bd333b03ec335d9cd6670b59", "bb85869a015d4334ee5805b71851ea94"),
 }
 """For each revision, the digests of the statements that an upgrade and a downgrade run on a file without rows."""
 

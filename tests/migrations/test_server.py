@@ -68,6 +68,7 @@ def _fill(engine: Engine) -> ms.Episode:
     storage.logs.append("log", [1])
     insert_checkpoint(storage, episode.id, "state")
     storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
+    storage.recall("anything", keep=True)
     return episode
 
 

@@ -132,6 +132,7 @@ _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
 _PATTERN: dict[str, Callable[[Any, Any], bool]] = {
     "kind": lambda p, v: p.kind == v,
     "domain": lambda p, v: p.context.domain == v,
+    "domain_or_general": lambda p, v: p.context.domain in (v, "general"),
     "language": lambda p, v: p.context.language == v,
     "tags_any": lambda p, v: bool(set(v) & tags_of(p)),
     "tags_all": lambda p, v: set(v) <= tags_of(p),

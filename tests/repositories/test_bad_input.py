@@ -105,6 +105,7 @@ def _vector(vector: Any) -> Call:
 
 SMALL = ms.Limits(
     task_description=10,
+    summary=12,
     steps_per_episode=3,
     step_bytes=1_000,
     document_bytes=4_000,
@@ -120,6 +121,7 @@ WIDE = "\U0001f600" * 300  # 300 characters, 1,200 bytes
 # The setting, the call that breaks it, and the field and value of the error.
 LIMITS: list[tuple[str, Call, str, Any]] = [
     ("task_description", lambda s, k: s.episodes.save(ms.Episode(task_description="x" * 11)), "task_description", 11),
+    ("summary", lambda s, k: s.summaries.put(k.episode.id, "x" * 10, key_steps=["yyy"]), "summary", 19),
     ("steps_per_episode", _changed(steps=[ms.Step(tool="t", step_number=n) for n in range(1, 5)]), "steps", 4),
     ("steps_per_episode", _changed(steps=[ms.Step(tool="t", step_number=4)]), "steps.0.step_number", 4),
     ("step_bytes", _step(parameters={"a": LARGE}), "parameters", 1_108),

@@ -214,6 +214,7 @@ EPISODE_FILTERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 PATTERN_FILTERS = {
     "domain": (str, "pattern.context"),
+    "domain_or_general": (str, "pattern.context"),
     "language": (str, "pattern.context"),
     "tags_any": (lambda text: [text], "pattern.tags"),
     "tags_all": (lambda text: [text], "pattern.tags"),

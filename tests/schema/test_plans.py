@@ -56,6 +56,7 @@ EPISODE_FILTERS: dict[str, list[Any]] = {
 PATTERN_FILTERS: dict[str, list[Any]] = {
     "kind": ["heuristic"],
     "domain": ["domain-1"],
+    "domain_or_general": ["domain-1"],
     "language": ["python"],
     "tags_any": [["tag-1", "tag-2"]],
     "tags_all": [["tag-1", "tag-2"]],
@@ -423,7 +424,8 @@ _WITHIN = re.compile(
 _ALLOWED = re.compile(
     r"""SCAN\ (
         (\d+\ )?CONSTANT\ ROWS? | \d+-ROW\ VALUES\ CLAUSE  # values that were given
-        | (page | given | g | next | listed | sized | led | portion | \(subquery-\d+\))$  # found by an index, or given
+        | (page | given | g | next | listed | sized | led | portion | erased
+            | \(subquery-\d+\))$  # found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
         | (draws | sample_matches | strategy | candidates | candidate_rows | compared | filtered | exact_scan | similar

@@ -75,6 +75,7 @@ POOLS: dict[str, list[Any]] = {
 PATTERN_POOLS: dict[str, list[Any]] = {
     "kind": ["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"],
     "domain": list(DOMAINS),
+    "domain_or_general": list(DOMAINS),
     "language": list(LANGUAGES),
     "tags_any": TAG_LISTS,
     "tags_all": TAG_LISTS,

@@ -254,7 +254,7 @@ class PatternRepository(Repository):
         - A tool sequence succeeds at least `min_lift` times as often as all episodes do. Sequences that the same
           episodes have are one pattern, the longest; those that overlap are joined.
         - An error recovery is what was done after a failed step until its tool succeeded, at most 5 steps later, in
-          episodes of which at least one succeeded. Errors are told apart by their class.
+          episodes of which at least one succeeded. Errors of one class count as the same.
         - A decision point is the better one of several tools that episodes continue with after the same beginning.
         - A heuristic says what to avoid: a sequence that leads to failure. Of these and of decision points only those
           are learned whose false discovery rate is 0.05 or less.
@@ -618,7 +618,7 @@ class PatternRepository(Repository):
     def _mined_limit_error(self, mined: Sequence[AnyPattern]) -> ValidationError:
         """Return the error for the largest pattern: edited fields and new statistics exceed the limit together."""
         stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in mined])}
-        figures = ("occurrence_count", "success_rate", "evidence")
+        figures = ("occurrence_count", "success_rate", "evidence", "statistics")
         sizes = [
             (stored_bytes(stored[one.id].model_copy(update={name: getattr(one, name) for name in figures})), one.id)
             for one in mined

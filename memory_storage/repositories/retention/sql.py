@@ -176,8 +176,8 @@ _QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
 # have the text of the patterns. The index by kind leads to the playbooks, whose JSON another program may have damaged.
 _ERASED_PATTERNS = f"""
 WITH RECURSIVE erased (seq, id) AS (
-    SELECT p.seq, p.id FROM patterns AS p
-    WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE}) AND NOT EXISTS {_OTHER_EVIDENCE}
+    SELECT p.seq, p.id FROM ({_MENTIONS_EPISODE}) AS mention CROSS JOIN patterns AS p ON p.seq = mention.owner_seq
+    WHERE NOT EXISTS {_OTHER_EVIDENCE}
     UNION
     SELECT composed.seq, composed.id FROM erased CROSS JOIN patterns AS composed
     WHERE composed.namespace = :namespace AND composed.kind = 'playbook' AND EXISTS (

@@ -148,7 +148,7 @@ def test_deleting_removes_owned_rows_and_nothing_else(storage, rich, make_episod
     assert storage.episodes.delete(rich.id) is False
     index_all(storage.engine)
     expected = {"episodes": 1, "steps": 2, "patterns": 1, "embeddings": 1, "spatiotemporal_index": 0, "facets": 2}
-    expected |= {"items": 0, "item_vectors": 0, "logs": 0}
+    expected |= {"items": 0, "item_vectors": 0, "logs": 0, "relationships": 0, "checkpoints": 0, "recalls": 0}
     assert row_counts(storage.engine) == expected
     assert storage.steps.delete(other.steps[0].id) is True
     assert storage.embeddings.count() == 0

@@ -127,19 +127,20 @@ class Learning:
         """Read the evidence of findings."""
         successes: dict[tuple[Content, str | None], list[int]] = {}
         failures: dict[tuple[Content, str | None], list[int]] = {}
-        domains: dict[Content, set[str | None]] = {}
+        wanted: dict[Content, set[str | None]] = {}
         for one in findings:
-            domains.setdefault(one.content, set()).add(one.domain)
-        for row in counts.of(list(domains)):
+            wanted.setdefault(one.content, set()).add(one.domain)
+        rows = counts.of(list(wanted))
+        for row in rows:
             # A content of one domain is general and of that domain: both have the same key.
-            for domain in domains[row.content] & {None, row.context[0]}:
+            for domain in wanted[row.content] & {None, row.context[0]}:
                 successes.setdefault((row.content, domain), []).extend(row.evidence)
                 failures.setdefault((row.content, domain), []).extend(row.counterexamples)
         for seqs in (successes, failures):
             for key, members in seqs.items():
                 seqs[key] = sorted(members)[: self.thresholds.evidence]
         read = sorted({seq for seqs in (successes, failures) for members in seqs.values() for seq in members})
-        return Evidence(dict(self._details(read)), successes, failures, self._weight_now())
+        return Evidence(dict(self._details(read)), successes, failures, _domain_weights(rows), self._weight_now())
 
     def _details(self, seqs: Sequence[int]) -> Iterator[tuple[int, EvidenceEpisode]]:
         for start in range(0, len(seqs), _DETAILS):
@@ -167,7 +168,8 @@ class Learning:
                 domain = pattern.context.domain
                 of_all = [row for row in rows[EVERY] if domain in (_GENERAL, row.context[0])]
                 baseline = Baseline(*group_of(of_all)[1:5])
-                yield updated(pattern, Finding(members[0].content, group_of(members), baseline), weight_now)
+                finding = Finding(members[0].content, group_of(members), baseline)
+                yield updated(pattern, finding, weight_now, _domain_weights(members)[finding.content])
 
 
 class _StoredCounts:
@@ -208,6 +210,16 @@ class _MemoryCounts:
         """Return the counts of contents, in all contexts."""
         wanted = set(contents)
         return [row for row in self._rows if row.content in wanted]
+
+
+def _domain_weights(rows: Iterable[ContextCounts]) -> dict[Content, dict[str, tuple[float, float]]]:
+    """Return the weights of the domains of each content."""
+    weights: dict[Content, dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        domains = weights.setdefault(row.content, {})
+        weight, success_weight = domains.get(row.context[0], (0.0, 0.0))
+        domains[row.context[0]] = weight + row.weight, success_weight + row.success_weight
+    return weights
 
 
 def _is_of(row: ContextCounts, pattern: AnyPattern) -> bool:

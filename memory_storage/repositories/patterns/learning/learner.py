@@ -116,7 +116,7 @@ class Learner:
         return _State(revision, next_number, bool(is_built))
 
     def _is_being_built(self, state: _State) -> bool:
-        """Wait for another learner that counts all episodes, and return whether it goes on: then the state is new."""
+        """Wait for another learner that counts all episodes, and return whether it does: then the state is new."""
         if not state.revision:
             return False
         for _ in range(_POLLS):

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 from memory_storage.models import (
     AnyPattern,
     DecisionPoint,
+    DomainRate,
     ErrorRecovery,
     Heuristic,
     PatternStatistics,
@@ -19,15 +20,20 @@ from memory_storage.models import (
 )
 from memory_storage.repositories.retention.sql import MINED_TAG, TASK_QUOTE
 
-from .selection import Finding, contains
+from .selection import PRIOR_EPISODES, Finding, contains
 from .task_words import shared_words
 from .traces import RECOVERY, TOOLS, Content
 
 _NAMESPACE = UUID("5f0c7c1e-6a0b-5c8e-9b57-3f1f4f7d2a10")
 _MAX_LATENCY_MS = 2**63 - 1
 _DIGITS = 6  # of a statistic: sums of floats depend on their order, and a pattern that has not changed must be equal
+_MAX_DOMAINS = 20
 _MAX_TOOLS = 100  # of a joined sequence
 _METADATA_TOOLS = "tools"
+
+
+DomainWeights = Mapping[str, tuple[float, float]]
+"""By domain, the sum of the weights of its episodes, and of those that succeeded."""
 
 
 class EvidenceEpisode(NamedTuple):
@@ -59,12 +65,14 @@ class Evidence:
         episodes: The episodes, by `seq`.
         successes: The `seq` of those that succeeded, for each content in each domain.
         failures: The same of those that did not.
+        domains: The weights of the episodes of each domain, and of those that succeeded, by content.
         weight_now: The weight of an episode that ends now.
     """
 
     episodes: Mapping[int, EvidenceEpisode]
     successes: Mapping[tuple[Content, str | None], Sequence[int]]
     failures: Mapping[tuple[Content, str | None], Sequence[int]]
+    domains: Mapping[Content, DomainWeights]
     weight_now: float
 
     def of(self, finding: Finding, content: Content | None = None) -> list[EvidenceEpisode]:
@@ -205,9 +213,16 @@ def content_of(pattern: AnyPattern, longest: int) -> Content | None:
     return None
 
 
-def statistics(finding: Finding, weight_now: float) -> PatternStatistics:
-    """Return the statistics of a pattern, rounded."""
+def statistics(finding: Finding, weight_now: float, domains: DomainWeights) -> PatternStatistics:
+    """Return the statistics of a pattern, rounded.
+
+    Args:
+        finding: What the pattern is made of.
+        weight_now: The weight of an episode that ends now.
+        domains: The weights of its domains.
+    """
     low, high = finding.lift_interval
+    rate = finding.expected_rate(weight_now)
     return PatternStatistics(
         support=_rounded(finding.group.episodes / finding.baseline.episodes),
         lift=_rounded(finding.lift),
@@ -215,15 +230,27 @@ def statistics(finding: Finding, weight_now: float) -> PatternStatistics:
         lift_high=_rounded(high),
         false_discovery_rate=_rounded(finding.false_discovery_rate),
         baseline_rate=_rounded(finding.baseline.rate),
-        expected_rate=_rounded(finding.expected_rate(weight_now)),
+        expected_rate=_rounded(rate),
         effective_episodes=_rounded(min(finding.group.episodes, finding.effective_episodes(weight_now))),
         task_type=finding.group.context[3] or None,
+        domains={} if finding.domain is not None else _domain_rates(domains, rate, weight_now),
     )
 
 
-def updated(pattern: AnyPattern, finding: Finding, weight_now: float) -> AnyPattern:
+def _domain_rates(domains: DomainWeights, rate: float, weight_now: float) -> dict[str, DomainRate]:
+    rates = {}
+    for domain, (weight, success_weight) in sorted(domains.items(), key=lambda pair: (-pair[1][0], pair[0])):
+        episodes, successes = max(0.0, weight / weight_now), max(0.0, success_weight / weight_now)
+        expected = (successes + PRIOR_EPISODES * rate) / (episodes + PRIOR_EPISODES)
+        rates[domain] = DomainRate(expected_rate=_rounded(min(1.0, expected)), effective_episodes=_rounded(episodes))
+        if len(rates) == _MAX_DOMAINS:
+            break
+    return rates
+
+
+def updated(pattern: AnyPattern, finding: Finding, weight_now: float, domains: DomainWeights) -> AnyPattern:
     """Return a pattern with the statistics of now; the evidence and what was edited stay."""
-    now = statistics(finding, weight_now)
+    now = statistics(finding, weight_now, domains)
     update: dict[str, object] = {
         "success_rate": finding.rate,
         "occurrence_count": finding.group.episodes,
@@ -233,7 +260,7 @@ def updated(pattern: AnyPattern, finding: Finding, weight_now: float) -> AnyPatt
         # What else was chosen is not read again: the lift over it stays as it was.
         update["success_count"] = finding.group.successes
         update["failure_count"] = finding.group.episodes - finding.group.successes
-        figures = {name: getattr(now, name) for name in ("expected_rate", "effective_episodes", "task_type")}
+        figures = {name: getattr(now, name) for name in ("expected_rate", "effective_episodes", "task_type", "domains")}
         update["statistics"] = pattern.statistics.model_copy(update=figures)
     if isinstance(pattern, Heuristic):
         update["confidence"] = _rounded(1 - now.expected_rate)
@@ -249,7 +276,7 @@ def _common(
         "occurrence_count": finding.group.episodes,
         "evidence": sorted(one.id for one in episodes[:most]),
         "tags": [MINED_TAG],
-        "statistics": statistics(finding, evidence.weight_now),
+        "statistics": statistics(finding, evidence.weight_now, evidence.domains.get(finding.content, {})),
     }
 
 

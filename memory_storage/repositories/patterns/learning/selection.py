@@ -16,7 +16,7 @@ from .chance import false_discovery_rates, lift_interval, tail
 from .counts import Group
 from .traces import EVERY, RECOVERY, TOOLS, Content
 
-_PRIOR_EPISODES = 2.0
+PRIOR_EPISODES = 2.0
 """Episodes of the average success that are added to those of a group, whose rate is an exception by selection."""
 
 _ROUNDING = 1e-9
@@ -101,7 +101,7 @@ class Finding:
 
     @cached_property
     def probability(self) -> float:
-        """How likely chance explains that so many succeeded; or so few, if the rate is below that of the baseline."""
+        """How likely chance explains the number of successes; of failures, if the rate is below the baseline's."""
         return _chance(*self.group[1:3], *self.baseline[:2])
 
     def effective_episodes(self, weight_now: float) -> float:
@@ -119,7 +119,7 @@ class Finding:
             weight_now: The weight of an episode that ends now.
         """
         recent, successes = self.group.weight / weight_now, self.group.success_weight / weight_now
-        return min(1.0, (successes + _PRIOR_EPISODES * self.baseline.recent_rate) / (recent + _PRIOR_EPISODES))
+        return min(1.0, (successes + PRIOR_EPISODES * self.baseline.recent_rate) / (recent + PRIOR_EPISODES))
 
 
 class Findings(NamedTuple):
@@ -196,7 +196,7 @@ def _leading(compared: Sequence[Finding], thresholds: Thresholds) -> list[Findin
 
 def _avoided(compared: Sequence[Finding], thresholds: Thresholds) -> list[Finding]:
     """Return the sequences that lead to failure, the surest first. Only those that chance does not explain."""
-    below = [one for one in compared if one.baseline.successes and one.lift * thresholds.min_lift <= 1]
+    below = [one for one in compared if one.baseline.successes and one.lift * max(1.0, thresholds.min_lift) <= 1]
     rated = _with_rates(_without_repetitions(below, compared), len(compared))
     sure = _closed([one for one in rated if one.false_discovery_rate <= _MAX_FALSE_DISCOVERY])
     return sorted(sure, key=_by_probability)[: thresholds.max_patterns]
