@@ -19,14 +19,16 @@ from ._world import PLANS, Task, execute, plan_of
 LEARNED_EVERY = 10
 """Episodes between two calls of `patterns.learn`."""
 
-GOOD_ENOUGH = 0.7
-"""The success rate that an agent is content with."""
+HOPE = 0.7
+"""The success rate that an agent expects of a plan before it knows anything about it."""
+
+_HOPES = 2.0  # as so many episodes
 
 EPISODE_EVERY = timedelta(hours=6)
 """The simulated time between two episodes: 500 of them take four months."""
 
 _DIMENSION = 64
-_PATTERNS = 60
+_PATTERNS = 50
 _BUDGET = 100_000  # tokens: the agents read the records, and a text that leaves some out would hide the effect
 
 
@@ -134,8 +136,8 @@ class Similarity:
 class Learning(Similarity):
     """Follows the plan with the greatest expected success by what is recalled, and learns patterns at intervals.
 
-    While no plan promises `GOOD_ENOUGH`, it tries one that the memory does not know in the domain. It never tries a
-    plan at random otherwise.
+    It is optimistic (Sutton and Barto, 2018, 2.6): of a plan that the memory does not know in the domain it expects
+    `HOPE`, and what the memory expects counts by the number of episodes behind it. It tries no plan at random.
 
     Args:
         storage: Its memory.
@@ -156,20 +158,20 @@ class Learning(Similarity):
             domain=task.domain,
         )
         known = _known(recall, task.domain)
-        best = max(known, key=lambda plan: known[plan][0], default=None)
-        if best is None or known[best][0] < GOOD_ENOUGH:
-            unknown = [plan for plan in range(len(PLANS)) if plan not in known]
-            if unknown or best is None:
-                return Decision(random.Random(task.noise).choice(unknown), recall=recall)
-        rate, pattern = known[best]
-        return Decision(best, rate, recall, [pattern.id])
+        hopes = {plan: _hope(*known[plan][:2]) if plan in known else HOPE for plan in range(len(PLANS))}
+        most = max(hopes.values())
+        plan = random.Random(task.noise).choice([plan for plan, hope in hopes.items() if hope == most])
+        if plan not in known:
+            return Decision(plan, recall=recall)
+        rate, _, pattern = known[plan]
+        return Decision(plan, rate, recall, [pattern.id])
 
     def record(self, task: Task, decision: Decision, *, success: bool) -> None:
         """See `Agent`."""
         super().record(task, decision, success=success)
         if (task.number + 1) % LEARNED_EVERY == 0:
             # All that was tried, not only what succeeds: the agent has to know what fails, too.
-            self._storage.patterns.learn(lengths=(3, 3), min_episodes=2, min_lift=0.0, max_patterns=500)
+            self._storage.patterns.learn(lengths=(3, 3), min_lift=0.0, max_patterns=500)
 
 
 @contextmanager
@@ -186,7 +188,11 @@ def remembering(seed: int, kind: type[Similarity] = Similarity) -> Iterator[Simi
         yield kind(storage, clock, random.Random(seed))
 
 
-def _known(recall: ms.Recall, domain: str) -> dict[int, tuple[float, ms.ToolSequence]]:
+def _hope(rate: float, episodes: float) -> float:
+    return (rate * episodes + HOPE * _HOPES) / (episodes + _HOPES)
+
+
+def _known(recall: ms.Recall, domain: str) -> dict[int, tuple[float, float, ms.ToolSequence]]:
     """Return for each plan that was tried in a domain its expected rate there, by the pattern with the most evidence.
 
     Args:
@@ -202,7 +208,7 @@ def _known(recall: ms.Recall, domain: str) -> dict[int, tuple[float, ms.ToolSequ
         for plan, tools in enumerate(PLANS):
             if _is_part(pattern.tools, tools) and (plan not in known or episodes > known[plan][1]):
                 known[plan] = rate, episodes, pattern
-    return {plan: (rate, pattern) for plan, (rate, _, pattern) in known.items()}
+    return known
 
 
 def _was_tried(pattern: ms.ToolSequence, domain: str) -> bool:

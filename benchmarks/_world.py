@@ -36,6 +36,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "hotels": ("room", "suite", "lobby", "checkout", "breakfast", "bed"),
     "billing": ("invoice", "charge", "subscription", "statement", "balance", "fee"),
     "parcels": ("parcel", "courier", "tracking", "depot", "doorstep", "label"),
+    "insurance": ("claim", "policyholder", "deductible", "coverage", "premium", "damage"),
+    "energy": ("meter", "tariff", "outage", "kilowatt", "boiler", "supplier"),
 }
 DOMAINS = tuple(WORDS)
 _NOISE = [
@@ -79,8 +81,8 @@ _FORMS = (
 )
 _VAGUE = "{2} {3}, please look into it"
 
-_GOOD, _EVERYWHERE = 0.9, 0.5
-_OTHERS = (0.05, 0.4)
+_GOOD, _EVERYWHERE = 0.85, 0.5
+_OTHERS = (0.1, 0.45)
 _OF_ANOTHER_DOMAIN = 0.25  # of the words in a text
 _IS_VAGUE = 0.15
 _EXTRA_LOOKUP, _REPEATED = 0.2, 0.15

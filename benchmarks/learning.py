@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from . import _plot, _tau
-from ._agents import Agent, Chance, Learning, MostFrequent, remembering
+from ._agents import HOPE, Agent, Chance, Learning, MostFrequent, remembering
 from ._report import Grid, Line, Report
 from ._world import DOMAINS, EXPLORED, PLANS, tasks, world
 
@@ -308,7 +308,7 @@ def _notes(scale: Scale) -> list[str]:
         "95 % interval, by the bootstrap over the seeds.",
         "regret: the success rate of the best plan for the task, less that of the plan that was followed.",
         f"{SIMILARITY}: follows the most similar success of the domain; {LEARNING}: follows the plan with the greatest "
-        "success rate, drawn from what the memory knows of it, or from 0 to 1 if it does not know the plan.",
+        f"success rate that the memory expects in the domain, where {HOPE:.0%} is expected of one it does not know.",
         f"{SIMILARITY} and the most frequent success try a random plan in {EXPLORED:.0%} of the episodes.",
         "calibration error: claimed and true rates in ten bins; Brier score: claims and outcomes.",
     ]

@@ -22,6 +22,7 @@ MAX_EVIDENCE = 20
 MAX_COUNTEREXAMPLES = 5
 """Episodes without success that are kept of a content in a context."""
 
+_SETTLED_AT = 1_000_000
 _BITS = 32
 _MASK = (1 << _BITS) - 1
 _EVERY = 0
@@ -76,13 +77,13 @@ class Group(NamedTuple):
 class _Numbers(dict[_Code, int]):
     """The number of each code of one context. A new code gets the next one."""
 
-    def __init__(self, counts: SequenceCounts) -> None:
+    def __init__(self, keys: list[tuple[_Code, Context]], context: Context) -> None:
         super().__init__()
-        self._counts = counts
+        self._keys, self._context = keys, context
 
     def __missing__(self, code: _Code) -> int:
-        number = self[code] = self._counts.next_number
-        self._counts.next_number += 1
+        number = self[code] = len(self._keys)
+        self._keys.append((code, self._context))
         return number
 
 
@@ -107,8 +108,9 @@ class _Examples:
             if len(seqs) >= self._most:
                 self._full.add(number)
 
-    def of(self, number: int) -> Sequence[int]:
-        return self._seqs.get(number, ())
+    def take(self, number: int) -> Sequence[int]:
+        self._full.discard(number)
+        return self._seqs.pop(number, ())
 
 
 class SequenceCounts:
@@ -120,20 +122,27 @@ class SequenceCounts:
     """
 
     def __init__(self, longest: int, evidence: int = MAX_EVIDENCE) -> None:
-        self.next_number = 1
-        self.episodes: list[CountedEpisode] = []
         self._longest = longest
         self._tool_ids = _ToolIds()
+        self._keys: list[tuple[_Code, Context]] = [(_EVERY, ("", "", "", ""))]  # by the number, which begins at 1
         self._numbers: dict[Context, _Numbers] = {}
         self._examples = {True: _Examples(evidence), False: _Examples(MAX_COUNTEREXAMPLES)}
-        self._counts, self._successes = array("q", [0]), array("q", [0])
-        self._weights, self._success_weights = array("d", [0.0]), array("d", [0.0])
+        self._touched: set[int] = set()
+        self._counts, self._successes = array("q"), array("q")
+        self._weights, self._success_weights = array("d"), array("d")
         # Of one period, whose episodes have the same weight: whole numbers are counted several times faster.
         self._period, self._period_weight = 0, weight_of_period(0)
-        self._recent: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
+        self._recent: dict[bool, list[int]] = {False: [], True: []}
 
-    def add(self, traces: Iterable[Trace]) -> None:
-        """Count episodes."""
+    @property
+    def next_number(self) -> int:
+        """The number that the next new sequence gets."""
+        return len(self._keys)
+
+    def add(self, traces: Iterable[Trace]) -> list[CountedEpisode]:
+        """Count episodes, and return what each was counted for. It is not kept: of many that is a lot of objects."""
+        episodes = []
+        recent = self._recent
         for trace in traces:
             period = period_of(trace.ended_at)
             if period != self._period:
@@ -141,63 +150,69 @@ class SequenceCounts:
                 self._period, self._period_weight = period, weight_of_period(period)
             numbers = self._numbers.get(trace.context)
             if numbers is None:
-                numbers = self._numbers[trace.context] = _Numbers(self)
-            distinct = {numbers[code] for code in self._codes(trace)}
-            self._recent[trace.success].update(distinct)
+                numbers = self._numbers[trace.context] = _Numbers(self._keys, trace.context)
+            distinct = set(map(numbers.__getitem__, self._codes(trace)))
+            recent[trace.success] += distinct
             self._examples[trace.success].add(trace.seq, distinct)
-            self.episodes.append(CountedEpisode(trace.seq, trace.success, self._period_weight, tuple(distinct)))
+            episodes.append(CountedEpisode(trace.seq, trace.success, self._period_weight, tuple(distinct)))
+        if len(recent[True]) + len(recent[False]) > _SETTLED_AT:
+            self._settle()
+        return episodes
 
-    def rows(self) -> list[ContextCounts]:
-        """Return the counts, in the order of the table."""
+    def take(self) -> list[ContextCounts]:
+        """Return the counts since the last time, by their numbers, which stay the same."""
         self._settle()
         names = ["", *self._tool_ids]
-        keys = [
-            (_content(code, names), context, number)
-            for context, numbers in self._numbers.items()
-            for code, number in numbers.items()
-        ]
-        keys.sort()
         evidence, counterexamples = self._examples[True], self._examples[False]
-        return [
-            ContextCounts(
-                content,
-                context,
-                number,
-                self._counts[number],
-                self._successes[number],
-                self._weights[number],
-                self._success_weights[number],
-                evidence.of(number),
-                counterexamples.of(number),
+        rows = []
+        for number in sorted(self._touched):
+            code, context = self._keys[number]
+            rows.append(
+                ContextCounts(
+                    _content(code, names),
+                    context,
+                    number,
+                    self._counts[number],
+                    self._successes[number],
+                    self._weights[number],
+                    self._success_weights[number],
+                    evidence.take(number),
+                    counterexamples.take(number),
+                )
             )
-            for content, context, number in keys
-        ]
+            self._counts[number] = self._successes[number] = 0
+            self._weights[number] = self._success_weights[number] = 0.0
+        self._touched.clear()
+        return rows
 
     def _codes(self, trace: Trace) -> set[_Code]:
         tool_ids = self._tool_ids
-        ids = [tool_ids[step[0]] for step in trace.steps]
+        ids = [tool_ids[tool] for tool in trace.tools]
         codes: set[_Code] = {_EVERY, *ids}
         sequences = ids
         for length in range(1, self._longest):
             sequences = [before << _BITS | last for before, last in zip(sequences, ids[length:], strict=False)]
             codes.update(sequences)
-        codes.update(trace.recoveries())
+        if trace.messages:
+            codes.update(trace.recoveries())
         return codes
 
     def _settle(self) -> None:
         """Add what was counted of the current period to the sums, by its weight."""
-        more = self.next_number - len(self._counts)
+        more = len(self._keys) - len(self._counts)
         for sums in (self._counts, self._successes, self._weights, self._success_weights):
             sums.extend([0] * more)
         weight = self._period_weight
-        for success, counter in self._recent.items():
+        for success, numbers in self._recent.items():
+            counter = Counter(numbers)
+            numbers.clear()
+            self._touched.update(counter)
             for number, count in counter.items():
                 self._counts[number] += count
                 self._weights[number] += count * weight
                 if success:
                     self._successes[number] += count
                     self._success_weights[number] += count * weight
-            counter.clear()
 
 
 def _content(code: _Code, names: Sequence[str]) -> Content:
@@ -216,12 +231,13 @@ def groups(rows: Sequence[ContextCounts], least: int, *, by_domain: bool) -> Ite
     """Return the groups of at least `least` episodes, as `sql.groups` does for counts that are stored.
 
     Args:
-        rows: The counts, in the order of `SequenceCounts.rows`.
+        rows: The counts.
         least: The least number of episodes.
         by_domain: Whether each domain is a group of its own.
     """
     content = attrgetter("content")
-    for _, entries in groupby(rows, (lambda row: (row.content, row.context[0])) if by_domain else content):
+    ordered = sorted(rows, key=attrgetter("content", "context"))
+    for _, entries in groupby(ordered, (lambda row: (row.content, row.context[0])) if by_domain else content):
         group = group_of(list(entries))
         if group.episodes >= least:
             yield group

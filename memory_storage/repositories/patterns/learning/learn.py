@@ -15,7 +15,7 @@ from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.session import Row, SessionProtocol
-from memory_storage.sql.statement import to_micros
+from memory_storage.sql.statement import SqlTemplate, to_micros
 from memory_storage.sql.validation import finite, size, whole
 
 from . import sql
@@ -102,7 +102,7 @@ class Learning:
         counts = SequenceCounts(self._longest, self.thresholds.evidence)
         for traces in read_traces(self.session, self.where, self.success, self.values):
             counts.add(traces)
-        return _MemoryCounts(counts.rows())
+        return _MemoryCounts(counts.take())
 
     @property
     def _longest(self) -> int:
@@ -114,7 +114,7 @@ class Learning:
         findings = select(overall, by_domain, self.thresholds, self.lengths)
         # Joined sequences take several of the first ones: a few more are read than are wanted.
         leading = findings.sequences[: self.thresholds.max_patterns * 4]
-        evidence = self._evidence([*leading, *(one for part in findings[1:] for one in part)], counts)
+        evidence = self._evidence(leading, [one for part in findings[1:] for one in part], counts)
         sequences = joined(leading, self._longest, evidence)[: self.thresholds.max_patterns]
         return [
             *(tool_sequence(one, tools, evidence, most) for one, tools in sequences),
@@ -123,12 +123,14 @@ class Learning:
             *(avoidance(one, evidence, most) for one in findings.avoided),
         ]
 
-    def _evidence(self, findings: Sequence[Finding], counts: _StoredCounts | _MemoryCounts) -> Evidence:
+    def _evidence(
+        self, sequences: Sequence[Finding], others: Sequence[Finding], counts: _StoredCounts | _MemoryCounts
+    ) -> Evidence:
         """Read the evidence of findings."""
         successes: dict[tuple[Content, str | None], list[int]] = {}
         failures: dict[tuple[Content, str | None], list[int]] = {}
         wanted: dict[Content, set[str | None]] = {}
-        for one in findings:
+        for one in (*sequences, *others):
             wanted.setdefault(one.content, set()).add(one.domain)
         rows = counts.of(list(wanted))
         for row in rows:
@@ -139,14 +141,18 @@ class Learning:
         for seqs in (successes, failures):
             for key, members in seqs.items():
                 seqs[key] = sorted(members)[: self.thresholds.evidence]
-        read = sorted({seq for seqs in (successes, failures) for members in seqs.values() for seq in members})
-        return Evidence(dict(self._details(read)), successes, failures, _domain_weights(rows), self._weight_now())
+        every = {seq for seqs in (successes, failures) for members in seqs.values() for seq in members}
+        with_steps = {seq for one in sequences for seq in successes.get((one.content, one.domain), ())}
+        episodes = dict(self._episodes(sql.TASKS_AND_STEPS, sorted(with_steps)))
+        episodes |= self._episodes(sql.TASKS, sorted(every - with_steps))
+        return Evidence(episodes, successes, failures, _domain_weights(rows), self._weight_now())
 
-    def _details(self, seqs: Sequence[int]) -> Iterator[tuple[int, EvidenceEpisode]]:
+    def _episodes(self, statement: SqlTemplate, seqs: Sequence[int]) -> Iterator[tuple[int, EvidenceEpisode]]:
         for start in range(0, len(seqs), _DETAILS):
-            step = sql.DETAILS.bind(seqs=json.dumps(seqs[start : start + _DETAILS]))
+            step = statement.bind(seqs=json.dumps(seqs[start : start + _DETAILS]))
             for seq, key, task, steps in self.session.read(step):
-                yield seq, EvidenceEpisode(UUID(key), task or "", [tuple(one) for one in json.loads(steps)])
+                pairs = [(tool, latency) for tool, latency in json.loads(steps)] if steps else []
+                yield seq, EvidenceEpisode(UUID(key), task or "", pairs)
 
     def _weight_now(self) -> float:
         step = sql.LATEST.bind(namespace=self.session.namespace, now=to_micros(self.session.now()))

@@ -34,6 +34,7 @@ _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 
 _FIRST_ROWS, _FIRST_EPISODES = 1_000, 50  # of the first portion
 _POLLS, _POLL_SECONDS = 20, 0.1  # without a sign of the learner that counts all, before another one begins
 _RENEW_SECONDS = 0.5
+_QUEUE = 5_000  # changed episodes that are read at a time
 _READ = 1_000  # episodes that are read at a time
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -51,14 +52,15 @@ class _Pace:
     def __init__(self, first: int, least: int, most: int, pause: Callable[[float], None]) -> None:
         self.size, self._least, self._most, self._pause = first, least, most, pause
 
-    def write(self, writer: SessionProtocol | _Claim, steps: Sequence[BatchStep], amount: int) -> None:
-        """Write a portion, and let other writers do so."""
+    def write(self, writer: SessionProtocol | _Claim, steps: Sequence[BatchStep], amount: int) -> Sequence[Row]:
+        """Write a portion, let other writers do so, and return the rows of the last statement."""
         began = monotonic()
-        writer.write(steps)
+        rows = writer.write(steps)
         held = monotonic() - began
         wanted = int(amount * _TARGET_SECONDS / max(held, 0.0005))
         self.size = max(self._least, min(wanted, 2 * self.size, self._most))
         self._pause(_PAUSE_SECONDS)
+        return rows
 
 
 def read_traces(
@@ -135,55 +137,41 @@ class Learner:
         claim.write([])
         for statement in (sql.CLEAR_COUNTS, sql.CLEAR_LEARNED):
             # What a build that was interrupted has left. The counts first: then nothing is taken back from them.
-            while claim.write([statement.bind(namespace=self._namespace, limit=self._rows.size)]):
+            pace = _Pace(_FIRST_EPISODES, 10, 20_000, self._pause)
+            while pace.write(claim, [statement.bind(namespace=self._namespace, limit=pace.size)], pace.size):
                 pass
         counts = SequenceCounts(LONGEST)
+        learned: list[str] = []
         for traces in read_traces(self._session, (), SUCCESS_BY_OUTCOME, {}):
-            counts.add(traces)
+            learned += [_learned(one, one.numbers) for one in counts.add(traces)]
             claim.renew()
-        rows = (_row(_key(one), one, one.number) for one in counts.rows())
+        rows = (_row(_key(one), one, one.number) for one in counts.take())
         for portion in _portions(rows, self._rows):
             self._rows.write(claim, self._count(portion), len(portion))
-        learned = (_learned(one, one.numbers) for one in counts.episodes)
         for portion in _portions(learned, self._episodes):
             self._episodes.write(claim, self._note(portion), len(portion))
         self._session.write([self._advance(claim.state, counts.next_number, is_built=True)])
-        return len(counts.episodes)
+        return len(learned)
 
     def _learn_changed(self, state: _State) -> int:
-        """Learn some of the episodes that have changed, and return how many."""
-        rows = self._session.read(sql.CHANGED.bind(namespace=self._namespace, limit=self._episodes.size))
-        if not rows:
-            return 0
-        counts = SequenceCounts(LONGEST)
-        counts.add(traces_from_rows([row[1:] for row in rows if row[3] is not None]))
-        entries = counts.rows()
-        keys = [_key(one) for one in entries]
-        numbers, next_number = self._numbers(entries, keys, state.next_number)
-        steps = [
-            self._advance(state, next_number, is_built=True),
-            sql.TAKE_BACK.bind(seqs=_encode([row[1] for row in rows])),
-            *self._count([_row(key, one, numbers[one.number]) for key, one in zip(keys, entries, strict=True)]),
-            *self._note([_learned(one, [numbers[number] for number in one.numbers]) for one in counts.episodes]),
-            sql.DONE.bind(done=_encode([(row[1], row[0]) for row in rows])),
-        ]
-        self._episodes.write(self._session, steps, len(rows))
-        return len(rows)
-
-    def _numbers(
-        self, entries: Sequence[ContextCounts], keys: Sequence[str], next_number: int
-    ) -> tuple[dict[int, int], int]:
-        """Return the stored number of each number of this portion, new ones included, and the next number."""
-        numbers: dict[int, int] = {}
-        start = 0
-        for group in chunked(keys, size, most_bytes=CHUNK_BYTES):
-            step = sql.NUMBERS.bind(namespace=self._namespace, keys=f"[{','.join(group)}]")
-            numbers.update((entries[start + place].number, stored) for place, stored in self._session.read(step))
-            start += len(group)
-        for one in entries:
-            if one.number not in numbers:
-                numbers[one.number], next_number = next_number, next_number + 1
-        return numbers, next_number
+        """Learn episodes that have changed, up to `_QUEUE` of them, and return how many."""
+        queue = self._session.read(sql.CHANGED.bind(namespace=self._namespace, limit=_QUEUE))
+        known = _KnownSequences(self._session, state.next_number)
+        at = 0
+        while rows := queue[at : at + self._episodes.size]:
+            episodes = known.counts.add(traces_from_rows([row[1:] for row in rows if row[3] is not None]))
+            counted = known.rows()
+            steps = [
+                self._advance(state, known.next_number, is_built=True),
+                sql.TAKE_BACK.bind(seqs=_encode([row[1] for row in rows])),
+                *self._count(counted),
+                *self._note([_learned(one, [known.numbers[number] for number in one.numbers]) for one in episodes]),
+                sql.DONE.bind(done=_encode([(row[1], row[0]) for row in rows])),
+            ]
+            self._episodes.write(self._session, steps, len(rows))
+            state = state._replace(revision=state.revision + 1)
+            at += len(rows)
+        return len(queue)
 
     def _count(self, rows: Sequence[str]) -> list[BatchStep]:
         return [
@@ -203,6 +191,32 @@ class Learner:
             for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
             for statement in (sql.NOTE, sql.TAKE_BACK_DELETED)
         ]
+
+
+class _KnownSequences:
+    """Counts of changed episodes, and the stored numbers of what they have, which are read once."""
+
+    def __init__(self, session: SessionProtocol, next_number: int) -> None:
+        self.counts = SequenceCounts(LONGEST)
+        self.next_number = next_number
+        self.numbers: dict[int, int] = {}
+        self._session = session
+        self._keys: dict[int, str] = {}
+
+    def rows(self) -> list[str]:
+        """Return the rows of what was counted since the last time; new sequences get the next stored numbers."""
+        counted = self.counts.take()
+        new = [(one.number, _key(one)) for one in counted if one.number not in self._keys]
+        self._keys.update(new)
+        start = 0
+        for group in chunked([key for _, key in new], size, most_bytes=CHUNK_BYTES):
+            step = sql.NUMBERS.bind(namespace=self._session.namespace, keys=f"[{','.join(group)}]")
+            self.numbers.update((new[start + place][0], stored) for place, stored in self._session.read(step))
+            start += len(group)
+        for number, _ in new:
+            if number not in self.numbers:
+                self.numbers[number], self.next_number = self.next_number, self.next_number + 1
+        return [_row(self._keys[one.number], one, self.numbers[one.number]) for one in counted]
 
 
 class _Claim:

@@ -17,11 +17,17 @@ from memory_storage.sql.statement import SqlTemplate
 _CONTEXT = ("domain", "language", "framework", "task_type")
 _KEY = ("kind", "content", *_CONTEXT)
 
-# An episode that has a reward but no end is weighed by its start.
-_STEPS = f"""(SELECT json_group_array(json_array(tool, status, message)) FROM (
-        SELECT s.tool, s.status,
-            CASE WHEN s.status IN ('error', 'timeout') THEN substr(s.output, 1, {MESSAGE_LENGTH}) END AS message
+# In three lines: the tools as JSON, a letter for the status of each step, and the messages of failed ones as JSON.
+# A list for each step would make Python's garbage collector take longer than the counting.
+_STEPS = f"""(SELECT json_group_array(tool) || char(10) || coalesce(group_concat(letter, ''), '') || char(10)
+        || CASE WHEN count(message) THEN json_group_array(message) FILTER (WHERE message IS NOT NULL) ELSE '' END
+    FROM (
+        SELECT s.tool,
+            CASE s.status WHEN 'ok' THEN 'o' WHEN 'error' THEN 'e' WHEN 'timeout' THEN 't' ELSE '-' END AS letter,
+            CASE WHEN s.status IN ('error', 'timeout') THEN substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) END
+                AS message
         FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = e.id ORDER BY s.step_number))"""
+# An episode that has a reward but no end is weighed by its start.
 _TRACE = f"""e.seq, e.started_at, {{success}}, coalesce(e.completed_at, e.started_at),
     e.domain, coalesce(e.language, ''), coalesce(e.framework, ''), e.task_type, {_STEPS}"""
 TASK_LENGTH = 2_000  # characters of a task whose words are read
@@ -40,11 +46,13 @@ FROM portion CROSS JOIN episodes AS e ON e.seq = portion.seq ORDER BY e.started_
 """)
 
 
-# With their marks: one that changes again gets a new one, and stays.
+# With their marks: one that changes again gets a new one, and stays. By context: episodes of one have much in common,
+# and what they have in common is one row.
 CHANGED = SqlTemplate(f"""
 SELECT u.mark, {_TRACE.format(success=SUCCESS_BY_OUTCOME)}
-FROM unlearned AS u CROSS JOIN episodes AS e ON e.seq = u.episode_seq
-WHERE u.namespace = :namespace ORDER BY u.episode_seq LIMIT :limit
+FROM (SELECT episode_seq, mark FROM unlearned WHERE namespace = :namespace ORDER BY episode_seq LIMIT :limit) AS u
+CROSS JOIN episodes AS e ON e.seq = u.episode_seq
+ORDER BY e.domain, e.language, e.framework, e.task_type, e.seq
 """)
 
 STATE = SqlTemplate("SELECT revision, next_number, is_built FROM learning WHERE namespace = :namespace")
@@ -117,8 +125,12 @@ SELECT s.kind, s.content, {", ".join(f"s.{name}" for name in _CONTEXT)}, s.numbe
 FROM json_each(:contents) AS g CROSS JOIN sequences AS s
     ON s.namespace = :namespace AND s.kind = g.value ->> 0 AND s.content = g.value ->> 1
 """)
-# What a pattern tells of its evidence: the words of the tasks, and how long the steps took.
-DETAILS = SqlTemplate(f"""
+# What a pattern tells of its evidence: the words of the tasks, and of a sequence how long the steps took.
+TASKS = SqlTemplate(f"""
+SELECT e.seq, e.id, substr(e.document ->> '$.task_description', 1, {TASK_LENGTH}), NULL
+FROM json_each(:seqs) AS g CROSS JOIN episodes AS e ON e.seq = g.value
+""")
+TASKS_AND_STEPS = SqlTemplate(f"""
 SELECT e.seq, e.id, substr(e.document ->> '$.task_description', 1, {TASK_LENGTH}), (
     SELECT json_group_array(json_array(tool, latency_ms)) FROM (
         SELECT s.tool, s.latency_ms FROM steps AS s
