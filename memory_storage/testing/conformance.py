@@ -26,6 +26,7 @@ import pytest
 from memory_storage.errors import ConflictError, MemoryStorageError, NotFoundError, ValidationError
 from memory_storage.models import (
     Episode,
+    Failure,
     GetItem,
     Heuristic,
     Playbook,
@@ -280,6 +281,35 @@ class Conformance:
         assert (found.success_when_applied, found.failure_when_applied) == (1, 1)
         assert abs(found.avg_reward_delta - 0.25) < 1e-12
 
+    def test_what_succeeds_is_learned_and_what_is_deleted_is_not(self, isolated: _Storage) -> None:
+        """Learning again counts what has changed since."""
+        saved = isolated.episodes.save_many(
+            [_run("look", "edit") for _ in range(5)] + [_run("guess") for _ in range(5)]
+        )
+        (pattern,) = (one for one in isolated.patterns.learn() if one.kind == "tool_sequence")
+        assert (pattern.tools, pattern.occurrence_count, pattern.success_rate) == (["look", "edit"], 5, 1.0)
+        isolated.episodes.delete(saved[0].id)
+        isolated.episodes.save_many([_run("look", "edit") for _ in range(3)])
+        isolated.patterns.learn()
+        again = isolated.patterns.get(pattern.id)
+        assert (again.occurrence_count, again.version) == (7, 2)
+
+    def test_what_was_recalled_and_used_is_counted_and_found(self, isolated: _Storage) -> None:
+        """Each pattern that was used is counted once, and episodes are found by what they used."""
+        pattern = isolated.patterns.save(Heuristic(condition=_TEXT, action="a"))
+        recall = isolated.recall(_TEXT)
+        assert [one.item.id for one in recall] == [pattern.id]
+        episode = isolated.episodes.save(_episode())
+        outcome = Success(verdict="done")
+        complete = isolated.episodes.complete(episode.id, outcome, recalled=recall, used=[pattern.id], rating=5)
+        assert complete.recalled is not None
+        assert (complete.recalled.used, complete.recalled.rating) == ([pattern.id], 5)
+        assert [one.id for one in isolated.episodes.query(used=pattern.id)] == [episode.id]
+        counted = isolated.patterns.get(pattern.id).effectiveness
+        assert (counted.times_retrieved, counted.times_applied, counted.success_when_applied) == (1, 1, 1)
+        (row,) = isolated.analytics.attribution(by="record")
+        assert (row.shown, row.adoption.count, row.success_used.count) == (1, 1, 1)
+
     def test_a_playbook_keeps_its_steps_and_is_found_by_their_words(self, isolated: _Storage) -> None:
         """Each change is a version; a stale copy is rejected."""
         step = PlaybookStep(tool="kubectl", action=_TEXT, parameters={"n": 0.1}, on_error="uncordon")
@@ -425,6 +455,12 @@ def _episode(**fields: Any) -> Episode:
             **fields,
         }
     )
+
+
+def _run(*tools: str) -> Episode:
+    """An episode that ended; it succeeded if it has several tools."""
+    outcome = Success(verdict="done") if len(tools) > 1 else Failure(reason="wrong")
+    return Episode(task_description="t", steps=[Step(tool=one) for one in tools], outcome=outcome)
 
 
 def _raised(kind: type[Any], action: Callable[[], object]) -> Any:

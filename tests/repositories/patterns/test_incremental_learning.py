@@ -216,6 +216,34 @@ def test_a_namespace_that_is_forgotten_leaves_no_count(storage):
         assert _session(storage).read(query) == [(0,)], table
 
 
+class _Forgetting:
+    """A session whose namespace is forgotten before one of its reads."""
+
+    def __init__(self, storage: ms.MemoryStorage, reads: int) -> None:
+        self._storage, self._session, self._reads = storage, _session(storage), reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def read(self, step: Any) -> Any:
+        if not self._reads:
+            self._storage.forget(namespace=self._storage.namespace, scrub=False)
+        self._reads -= 1
+        return self._session.read(step)
+
+
+@pytest.mark.parametrize("reads", range(4))
+def test_a_namespace_may_be_forgotten_while_it_is_learned(storage, reads):
+    dice = random.Random(14)
+    memory = storage.in_namespace("soon forgotten")
+    memory.episodes.save_many([_episode(dice) for _ in range(20)])
+    Learner(_Forgetting(memory, reads), pause=lambda _: None).run()
+    assert _counts(memory) == []
+    memory.episodes.save_many([_episode(dice) for _ in range(20)])
+    Learner(_session(memory)).run()
+    assert _counts(memory) == _counts_from_the_start(memory)
+
+
 def test_namespaces_are_learned_apart(storage):
     dice = random.Random(11)
     one, other = storage.in_namespace("one"), storage.in_namespace("other")

@@ -114,7 +114,11 @@ class Learner:
                 learned, failures = learned + count, 0
 
     def _state(self) -> _State:
-        ((revision, next_number, is_built),) = self._session.read(sql.STATE.bind(namespace=self._namespace))
+        rows = self._session.read(sql.STATE.bind(namespace=self._namespace))
+        if not rows:  # the namespace was erased in the meantime, or its counts by a repair
+            self._session.write([sql.START.bind(namespace=self._namespace)])
+            return self._state()
+        ((revision, next_number, is_built),) = rows
         return _State(revision, next_number, bool(is_built))
 
     def _is_being_built(self, state: _State) -> bool:
