@@ -13,7 +13,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.testing.conformance import Conformance
 from memory_storage.testing.conformance import _own_namespace as own_namespace
-from tests.checks import dump
+from tests.checks import dump, index_all
 from tests.raising import raises
 
 
@@ -37,6 +37,7 @@ def crowded_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ms.Mem
             episode = view.episodes.save(ms.Episode(task_description="conformance", tags=["one", "two"]))
             view.embeddings.put("episode", episode.id, [1.0, 0.0, 0.0], model="conformance")
             view.patterns.save(ms.Heuristic(condition="c", action="a"))
+        index_all(opened.engine)
         before = dump(opened.engine)
         yield opened
         assert dump(opened.engine) == before
