@@ -788,8 +788,9 @@ class AsyncPatternRepository(Mirror):
         filter, `success_reward`, more than 4 tools or 20 episodes of evidence, or in a transaction, all episodes that
         pass are read.
 
-        IDs are derived from the content and the context: learning again updates statistics, and keeps usage counters
-        and edits. Patterns that are not found again stay, with the statistics of now.
+        Of a tool's name the first 200 characters count. IDs are derived from the content and the context: learning
+        again updates statistics, and keeps usage counters and edits. Patterns that are not found again stay, with the
+        statistics of now.
 
         Args:
             lengths: The smallest and the largest number of tools of a sequence.

@@ -275,3 +275,19 @@ def test_in_a_transaction_all_are_counted_in_memory(storage):
         within = tx.patterns.learn(min_lift=1.0)
     assert _counts(storage) == []
     assert storage.patterns.learn(min_lift=1.0) == within
+
+
+def test_long_names_and_long_episodes_are_learned_in_short_portions(storage, monkeypatch):
+    monkeypatch.setattr(learner_module, "_PORTION_CHARACTERS", 300)
+    name = "tool " * 1_000
+    outcome = ms.Success(verdict="v")
+    runs = [
+        ms.Episode(task_description="t", outcome=outcome, steps=[ms.Step(tool=f"{n % 7}{name}") for n in range(30)])
+        for _ in range(5)
+    ]
+    storage.patterns.learn()
+    storage.episodes.save_many(runs)
+    learned = storage.patterns.learn(min_lift=1.0)
+    assert learned
+    assert {len(tool) for one in learned if isinstance(one, ms.ToolSequence) for tool in one.tools} == {200}
+    assert _counts(storage) == _counts_from_the_start(storage)

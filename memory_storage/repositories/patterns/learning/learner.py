@@ -34,6 +34,7 @@ _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 
 _FIRST_ROWS, _FIRST_EPISODES = 1_000, 50  # of the first portion
 _POLLS, _POLL_SECONDS = 20, 0.1  # without a sign of the learner that counts all, before another one begins
 _RENEW_SECONDS = 0.5
+_PORTION_CHARACTERS = 40_000  # of the tools of changed episodes: each step is part of four sequences
 _QUEUE = 5_000  # changed episodes that are read at a time
 _READ = 1_000  # episodes that are read at a time
 
@@ -162,7 +163,7 @@ class Learner:
         queue = self._session.read(sql.CHANGED.bind(namespace=self._namespace, limit=_QUEUE))
         known = _KnownSequences(self._session, state.next_number)
         at = 0
-        while rows := queue[at : at + self._episodes.size]:
+        while rows := _portion(queue, at, self._episodes.size):
             episodes = known.counts.add(traces_from_rows([row[1:] for row in rows if row[3] is not None]))
             counted = known.rows()
             steps = [
@@ -242,6 +243,18 @@ class _Claim:
         """Write, if the last time is a while ago."""
         if monotonic() - self._renewed_at > _RENEW_SECONDS:
             self.write([])
+
+
+def _portion(queue: Sequence[Row], at: int, most: int) -> list[Row]:
+    """Return the next episodes of a queue: at most `most` of them, and fewer if they are long, but one of them."""
+    rows: list[Row] = []
+    characters = 0
+    for row in queue[at : at + most]:
+        characters += len(row[-1])
+        if rows and characters > _PORTION_CHARACTERS:
+            break
+        rows.append(row)
+    return rows
 
 
 def _portions(rows: Iterable[str], pace: _Pace) -> Iterator[list[str]]:

@@ -17,12 +17,15 @@ from memory_storage.sql.statement import SqlTemplate
 _CONTEXT = ("domain", "language", "framework", "task_type")
 _KEY = ("kind", "content", *_CONTEXT)
 
+TASK_LENGTH = 2_000  # characters of a task whose words are read
+_TOOL = "substr(s.tool, 1, 200)"  # a longer name is none, and sequences of four of them are many
+
 # In three lines: the tools as JSON, a letter for the status of each step, and the messages of failed ones as JSON.
 # A list for each step would make Python's garbage collector take longer than the counting.
 _STEPS = f"""(SELECT json_group_array(tool) || char(10) || coalesce(group_concat(letter, ''), '') || char(10)
         || CASE WHEN count(message) THEN json_group_array(message) FILTER (WHERE message IS NOT NULL) ELSE '' END
     FROM (
-        SELECT s.tool,
+        SELECT {_TOOL} AS tool,
             CASE s.status WHEN 'ok' THEN 'o' WHEN 'error' THEN 'e' WHEN 'timeout' THEN 't' ELSE '-' END AS letter,
             CASE WHEN s.status IN ('error', 'timeout') THEN substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) END
                 AS message
@@ -30,7 +33,6 @@ _STEPS = f"""(SELECT json_group_array(tool) || char(10) || coalesce(group_concat
 # An episode that has a reward but no end is weighed by its start.
 _TRACE = f"""e.seq, e.started_at, {{success}}, coalesce(e.completed_at, e.started_at),
     e.domain, coalesce(e.language, ''), coalesce(e.framework, ''), e.task_type, {_STEPS}"""
-TASK_LENGTH = 2_000  # characters of a task whose words are read
 
 
 @lru_cache(maxsize=256)
@@ -133,7 +135,7 @@ FROM json_each(:seqs) AS g CROSS JOIN episodes AS e ON e.seq = g.value
 TASKS_AND_STEPS = SqlTemplate(f"""
 SELECT e.seq, e.id, substr(e.document ->> '$.task_description', 1, {TASK_LENGTH}), (
     SELECT json_group_array(json_array(tool, latency_ms)) FROM (
-        SELECT s.tool, s.latency_ms FROM steps AS s
+        SELECT {_TOOL} AS tool, s.latency_ms FROM steps AS s
         WHERE s.namespace = e.namespace AND s.episode_id = e.id ORDER BY s.step_number))
 FROM json_each(:seqs) AS g CROSS JOIN episodes AS e ON e.seq = g.value
 """)
