@@ -22,7 +22,7 @@ LEARNED_EVERY = 10
 HOPE = 0.7
 """The success rate that an agent expects of a plan before it knows anything about it."""
 
-_HOPES = 2.0  # as so many episodes
+_HOPES = 2.0  # the number of episodes that it counts as
 
 EPISODE_EVERY = timedelta(hours=6)
 """The simulated time between two episodes: 500 of them take four months."""

@@ -327,7 +327,7 @@ def test_a_server_is_repaired_too(storage):
     assert codes >= {"counters", "indexes.facets", "columns.episodes", "undecodable.patterns", "indexes.text"}
     assert repair(storage.settings).is_healthy
     assert_consistent(storage.engine)
-    assert storage.patterns.count() == 2
+    assert storage.patterns.count() == 3
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ VECTOR = [1.0, 0.5, 0.25, 0.125]
 POINT, BOX = ms.Point(latitude=1.0, longitude=1.0), ms.Box(south=0.0, north=2.0, west=0.0, east=2.0)
 OTHER = [-1.0, 0.5, 0.25, 0.125]
 DECOY = "zzdecoyzz"
+DECOYS = ms.TaskContext(domain=DECOY)
 
 # What is declared so takes no string. Whatever else a method takes has to have a case.
 NO_STRINGS = {
@@ -103,7 +104,7 @@ class Ground:
 
     def _lay_decoys(self) -> None:
         episode = self.memory.episodes.save(ms.Episode(task_description=DECOY, tags=[DECOY], metadata={DECOY: DECOY}))
-        pattern = self.memory.patterns.save(ms.Heuristic(condition=DECOY, action=DECOY))
+        pattern = self.memory.patterns.save(ms.Heuristic(condition=DECOY, action=DECOY, context=DECOYS))
         rows = [("episode", episode.id, OTHER), ("pattern", pattern.id, OTHER)]
         self.memory.embeddings.put_many(rows, model="decoy")
         self.decoys = [episode, pattern]

@@ -424,7 +424,7 @@ _WITHIN = re.compile(
 _ALLOWED = re.compile(
     r"""SCAN\ (
         (\d+\ )?CONSTANT\ ROWS? | \d+-ROW\ VALUES\ CLAUSE  # values that were given
-        | (page | given | g | next | listed | sized | led | portion | erased
+        | (page | given | g | next | listed | sized | led | portion | erased | u
             | \(subquery-\d+\))$  # found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger

@@ -46,4 +46,4 @@ def test_a_project_uses_them(tmp_path: Path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
-    assert "30 passed" in done.stdout, done.stdout
+    assert "38 passed" in done.stdout, done.stdout
