@@ -14,6 +14,7 @@ from memory_storage.settings import Limits
 
 T = TypeVar("T")
 C = TypeVar("C")
+R = TypeVar("R", bound=Sequence[Any])
 
 ITERATE_PAGE = 100
 """Rows that an iterator reads in one round trip."""
@@ -154,6 +155,24 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
     while cursor is not None:
         items, cursor = read(cursor)
         yield from items
+
+
+def iterate_by_id(read: Callable[[str], Sequence[R]], decode: Callable[[R], T]) -> Iterator[T]:
+    """Iterate over rows by their IDs, in pages.
+
+    Args:
+        read: Reads a page after an ID: rows of the ID and of columns, of which the first is NULL where the row is on
+            the next page.
+        decode: Returns the item of a row.
+    """
+
+    def read_page(after: str) -> tuple[Iterator[T], str | None]:
+        rows = read(after)
+        fitting = [row for row in rows if row[1] is not None]
+        last = None if len(fitting) == len(rows) else str(fitting[-1][0])
+        return map(decode, draining(fitting)), last
+
+    yield from iterate_pages(read_page, "")
 
 
 def draining(items: Sequence[T]) -> Iterator[T]:

@@ -15,13 +15,12 @@ from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
     check_limit,
-    draining,
-    iterate_pages,
+    iterate_by_id,
     order_and_condition,
     page,
     parse_cursor,
 )
-from memory_storage.sql.session import Repository, retry_on_row_conflict
+from memory_storage.sql.session import Repository, Row, retry_on_row_conflict
 from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import as_id, check_document, to_list
 
@@ -83,13 +82,10 @@ class CheckpointRepository(Repository):
         """Iterate over all checkpoints by ID, in pages of 100 or about 4 MB."""
         values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
 
-        def read(after: str) -> tuple[Iterator[Checkpoint], str | None]:
-            rows = self._session.read(sql.PAGE.bind(after=after, **values))
-            fitting = [row[1:] for row in rows if row[1] is not None]
-            last = None if len(fitting) == len(rows) else fitting[-1][0]
-            return map(checkpoint_from_row, draining(fitting)), last
+        def read(after: str) -> Sequence[Row]:
+            return self._session.read(sql.PAGE.bind(after=after, **values))
 
-        yield from iterate_pages(read, "")
+        yield from iterate_by_id(read, lambda row: checkpoint_from_row(row[1:]))
 
     @operation
     def count(self, episode_id: UUID | str | None = None) -> int:

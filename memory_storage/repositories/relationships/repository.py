@@ -18,8 +18,7 @@ from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
     check_limit,
-    draining,
-    iterate_pages,
+    iterate_by_id,
     order_and_condition,
     page,
     parse_cursor,
@@ -278,13 +277,10 @@ class RelationshipRepository(Repository):
         """Iterate over all relationships by ID, in pages of 100 or about 4 MB."""
         values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
 
-        def read(after: str) -> tuple[Iterator[Relationship], str | None]:
-            rows = self._session.read(sql.PAGE.bind(after=after, **values))
-            fitting = [row[1:] for row in rows if row[1] is not None]
-            last = None if len(fitting) == len(rows) else fitting[-1][0]
-            return map(relationship_from_row, draining(fitting)), last
+        def read(after: str) -> Sequence[Row]:
+            return self._session.read(sql.PAGE.bind(after=after, **values))
 
-        yield from iterate_pages(read, "")
+        yield from iterate_by_id(read, lambda row: relationship_from_row(row[1:]))
 
     @operation
     def count(self) -> int:

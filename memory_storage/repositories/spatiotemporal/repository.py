@@ -26,7 +26,7 @@ from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.sql.documents import POSITIONS, chunk_documents, decode, encode
-from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, iterate_by_id
 from memory_storage.sql.session import Row, ids_as_json, retry_on_row_conflict
 from memory_storage.sql.statement import SqlTemplate, from_micros, to_micros
 from memory_storage.sql.validation import as_id, check_document, check_k, flag, to_list
@@ -251,13 +251,10 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         """Iterate over all entries by ID, in pages of 100 entries or about 4 MB."""
         values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
 
-        def read(after: str) -> tuple[Iterator[Entry], str | None]:
-            rows = self._session.read(sql.PAGE.bind(after=after, **values))
-            fitting = [row for row in rows if row[1] is not None]
-            last = None if len(fitting) == len(rows) else fitting[-1][0]
-            return map(_entry_from_row, draining(fitting)), last
+        def read(after: str) -> Sequence[Row]:
+            return self._session.read(sql.PAGE.bind(after=after, **values))
 
-        yield from iterate_pages(read, "")
+        yield from iterate_by_id(read, _entry_from_row)
 
     @operation
     def delete(self, entry_id: UUID | str) -> bool:
