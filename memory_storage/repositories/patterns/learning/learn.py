@@ -34,12 +34,11 @@ from .patterns import (
     updated,
 )
 from .selection import Baseline, Finding, Thresholds, select
-from .traces import EVERY, Content
+from .traces import EVERY, Content, encode
 
 _MAX_PATTERNS = 500
 _MAX_EVIDENCE = 1_000
 _GENERAL = TaskContext().domain
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _DETAILS = 500  # episodes whose details are read at a time
 
 
@@ -79,10 +78,13 @@ class Learning:
             stored: The patterns that were learned before. Those that are found again are not returned a second time.
         """
         counts = self._counts()
-        found = self._found(counts)
+        weight_now = self._weight_now()
+        found = self._found(counts, weight_now)
+        if not self._is_incremental:
+            return found, []
         ids = {one.id for one in found}
         known = [one for one in stored if one.id not in ids and one.statistics is not None]
-        return found, list(self._updated(known, counts)) if self._is_incremental else []
+        return found, list(self._updated(known, counts, weight_now)) if known else []
 
     @property
     def _is_incremental(self) -> bool:
@@ -108,13 +110,14 @@ class Learning:
     def _longest(self) -> int:
         return max(LONGEST, self.lengths[1])
 
-    def _found(self, counts: _StoredCounts | _MemoryCounts) -> list[AnyPattern]:
+    def _found(self, counts: _StoredCounts | _MemoryCounts, weight_now: float) -> list[AnyPattern]:
         least, most = self.thresholds.min_episodes, self.thresholds.evidence
         overall, by_domain = counts.groups(least, by_domain=False), counts.groups(least, by_domain=True)
         findings = select(overall, by_domain, self.thresholds, self.lengths)
         # Joined sequences take several of the first ones: a few more are read than are wanted.
         leading = findings.sequences[: self.thresholds.max_patterns * 4]
-        evidence = self._evidence(leading, [one for part in findings[1:] for one in part], counts)
+        others = [one for part in findings[1:] for one in part]
+        evidence = self._evidence(leading, others, counts, weight_now)
         sequences = joined(leading, self._longest, evidence)[: self.thresholds.max_patterns]
         return [
             *(tool_sequence(one, tools, evidence, most) for one, tools in sequences),
@@ -124,7 +127,11 @@ class Learning:
         ]
 
     def _evidence(
-        self, sequences: Sequence[Finding], others: Sequence[Finding], counts: _StoredCounts | _MemoryCounts
+        self,
+        sequences: Sequence[Finding],
+        others: Sequence[Finding],
+        counts: _StoredCounts | _MemoryCounts,
+        weight_now: float,
     ) -> Evidence:
         """Read the evidence of findings."""
         successes: dict[tuple[Content, str | None], list[int]] = {}
@@ -145,7 +152,7 @@ class Learning:
         with_steps = {seq for one in sequences for seq in successes.get((one.content, one.domain), ())}
         episodes = dict(self._episodes(sql.TASKS_AND_STEPS, sorted(with_steps)))
         episodes |= self._episodes(sql.TASKS, sorted(every - with_steps))
-        return Evidence(episodes, successes, failures, _domain_weights(rows), self._weight_now())
+        return Evidence(episodes, successes, failures, _domain_weights(rows), weight_now)
 
     def _episodes(self, statement: SqlTemplate, seqs: Sequence[int]) -> Iterator[tuple[int, EvidenceEpisode]]:
         for start in range(0, len(seqs), _DETAILS):
@@ -159,14 +166,15 @@ class Learning:
         ((latest,),) = self.session.read(step)
         return weight_of_period(period_of(latest))
 
-    def _updated(self, patterns: Sequence[AnyPattern], counts: _StoredCounts | _MemoryCounts) -> Iterator[AnyPattern]:
+    def _updated(
+        self, patterns: Sequence[AnyPattern], counts: _StoredCounts | _MemoryCounts, weight_now: float
+    ) -> Iterator[AnyPattern]:
         """Yield patterns that were not found again, with their statistics of now."""
         contents = {one.id: content_of(one, self._longest) for one in patterns}
         wanted = sorted({EVERY, *(content for content in contents.values() if content is not None)})
         rows: dict[Content, list[ContextCounts]] = {}
-        for row in counts.of(wanted) if patterns else ():
+        for row in counts.of(wanted):
             rows.setdefault(row.content, []).append(row)
-        weight_now = self._weight_now()
         for pattern in patterns:
             content = contents[pattern.id]
             members = [row for row in rows.get(content, ()) if _is_of(row, pattern)] if content else []
@@ -195,7 +203,7 @@ class _StoredCounts:
     def of(self, contents: Sequence[Content]) -> list[ContextCounts]:
         """Return the counts of contents, in all contexts."""
         rows: list[ContextCounts] = []
-        keys = [_encode([kind, _encode(parts)]) for kind, parts in contents]
+        keys = [encode([kind, encode(parts)]) for kind, parts in contents]
         for group in chunked(keys, size, most_bytes=CHUNK_BYTES):
             step = sql.CONTENTS.bind(namespace=self._session.namespace, contents=f"[{','.join(group)}]")
             rows += map(_counts_from_row, self._session.read(step))
@@ -236,9 +244,8 @@ def _is_of(row: ContextCounts, pattern: AnyPattern) -> bool:
 
 
 def _counts_from_row(row: Row) -> ContextCounts:
-    kind, content, domain, language, framework, task_type, number, episodes, successes, weight, success_weight = row[
-        :11
-    ]
+    kind, content, domain, language, framework, task_type = row[:6]
+    number, episodes, successes, weight, success_weight, evidence, counterexamples = row[6:]
     return ContextCounts(
         (kind, tuple(json.loads(content))),
         (domain, language, framework, task_type),
@@ -247,8 +254,8 @@ def _counts_from_row(row: Row) -> ContextCounts:
         successes,
         weight,
         success_weight,
-        evidence=_seqs(row[11]),
-        counterexamples=_seqs(row[12]),
+        _seqs(evidence),
+        _seqs(counterexamples),
     )
 
 

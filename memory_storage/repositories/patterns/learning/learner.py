@@ -7,7 +7,6 @@ afterwards. From then on only what has changed is learned.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import monotonic, sleep
@@ -24,7 +23,7 @@ from memory_storage.sql.validation import size
 
 from . import sql
 from .counts import MAX_COUNTEREXAMPLES, MAX_EVIDENCE, ContextCounts, CountedEpisode, SequenceCounts
-from .traces import Trace, traces_from_rows
+from .traces import Trace, encode, traces_from_rows
 
 LONGEST = 4
 """The most tools of a sequence that is counted."""
@@ -37,8 +36,6 @@ _RENEW_SECONDS = 0.5
 _PORTION_CHARACTERS = 40_000  # of the tools of changed episodes: each step is part of four sequences
 _QUEUE = 5_000  # changed episodes that are read at a time
 _READ = 1_000  # episodes that are read at a time
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class _State(NamedTuple):
@@ -168,10 +165,10 @@ class Learner:
             counted = known.rows()
             steps = [
                 self._advance(state, known.next_number, is_built=True),
-                sql.TAKE_BACK.bind(seqs=_encode([row[1] for row in rows])),
+                sql.TAKE_BACK.bind(seqs=encode([row[1] for row in rows])),
                 *self._count(counted),
                 *self._note([_learned(one, [known.numbers[number] for number in one.numbers]) for one in episodes]),
-                sql.DONE.bind(done=_encode([(row[1], row[0]) for row in rows])),
+                sql.DONE.bind(done=encode([(row[1], row[0]) for row in rows])),
             ]
             self._episodes.write(self._session, steps, len(rows))
             state = state._replace(revision=state.revision + 1)
@@ -267,7 +264,7 @@ def _portions(rows: Iterable[str], pace: _Pace) -> Iterator[list[str]]:
 def _key(counts: ContextCounts) -> str:
     """Return the key of the row as JSON: kind, content, context."""
     kind, parts = counts.content
-    return _encode([kind, _encode(parts), *counts.context])
+    return encode([kind, encode(parts), *counts.context])
 
 
 def _row(key: str, counts: ContextCounts, number: int) -> str:

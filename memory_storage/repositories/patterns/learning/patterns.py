@@ -75,18 +75,18 @@ class Evidence:
     domains: Mapping[Content, DomainWeights]
     weight_now: float
 
-    def of(self, finding: Finding, content: Content | None = None) -> list[EvidenceEpisode]:
+    def of(self, finding: Finding) -> list[EvidenceEpisode]:
         """Return the successful episodes of a finding, by their `seq`."""
-        return self._episodes(self.successes, finding, content)
+        return self._episodes(self.successes, finding)
 
     def against(self, finding: Finding) -> list[EvidenceEpisode]:
         """Return episodes of a finding that did not succeed."""
-        return self._episodes(self.failures, finding, None)
+        return self._episodes(self.failures, finding)
 
     def _episodes(
-        self, seqs: Mapping[tuple[Content, str | None], Sequence[int]], finding: Finding, content: Content | None
+        self, seqs: Mapping[tuple[Content, str | None], Sequence[int]], finding: Finding
     ) -> list[EvidenceEpisode]:
-        keys = seqs.get((content or finding.content, finding.domain), ())
+        keys = seqs.get((finding.content, finding.domain), ())
         return [self.episodes[seq] for seq in keys if seq in self.episodes]
 
 

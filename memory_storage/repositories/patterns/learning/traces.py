@@ -17,6 +17,9 @@ MAX_RECOVERY_STEPS = 5
 _FAILED = {"e": "error", "t": "timeout"}
 _NONE: list[str] = []
 
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Returns the JSON of a content or a part of one, as the tables have it."""
+
 Content = tuple[int, tuple[str, ...]]
 """A kind, and the tools of a sequence; or of a recovery the tool that failed, the class of its error, and the steps."""
 
