@@ -204,8 +204,6 @@ def run_together(
         if not spaces or not _is_about_space(error, spaces[0]):
             raise
         own = session.spaces.look_up(session, spaces[0].model)
-        if own is not None and own.space == spaces[0] and isinstance(error, SchemaError):
-            raise
         searches = [(statement, _in_space(session, plan, own)) for statement, plan in searches]
         responses = session.read_all([statement(plan.search).bind(**plan.values) for statement, plan in searches])
     return [
@@ -234,11 +232,12 @@ def run(
     Raises:
         UnavailableError: other writers kept changing the dimension of the model's vectors.
     """
+    known = None
     for _ in range(_REPEATS):
-        rows, own = _attempted(session, statement, plan, response)
-        if own is None:
+        rows, again = _attempted(session, statement, plan, response, known)
+        if again is None:
             return rows
-        plan, response = own, None
+        plan, response, known = again, None, again.search.space
     raise UnavailableError("other writers keep changing the dimension of this model; nothing was read; search again")
 
 
@@ -247,8 +246,12 @@ def _attempted(
     statement: Callable[[Search], SqlTemplate],
     plan: SearchPlan,
     response: Sequence[Row] | None,
+    known: VectorSpace | None,
 ) -> tuple[Sequence[Row], SearchPlan | None]:
-    """Return the rows; or the plan to try instead, if the namespace's vectors are in another space."""
+    """Return the rows; or the plan to try instead, if the namespace's vectors are in another space than was guessed.
+
+    `known` is the space that they were found to be in, if they were looked up before.
+    """
     space = plan.search.space
     try:
         rows, stored = _rows(session, statement, plan, response)
@@ -258,8 +261,8 @@ def _attempted(
         if space is None or not _is_about_space(error, space):
             raise
         own = session.spaces.look_up(session, space.model)
-        # The space is this namespace's and its table is missing: the database is damaged, and trying again cannot help.
-        if own is not None and own.space == space and isinstance(error, SchemaError):
+        # The first vector may have been stored since. If the table is missing again, the database is damaged.
+        if own is not None and own.space == space == known and isinstance(error, SchemaError):
             raise
         return [], _in_space(session, plan, own)
     dimension = len(plan.values["vector"]) // 4 if space else 0

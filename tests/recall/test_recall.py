@@ -10,6 +10,8 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import utc_now
+from memory_storage.schema.vector_tables import VectorSpace
+from memory_storage.search.vectors import KnownSpaces
 from tests.backends import in_memory
 from tests.raising import raises
 
@@ -213,6 +215,27 @@ def test_vectors_of_another_dimension_are_an_error(storage, login):
     other = ms.MemoryStorage(storage.engine, storage.settings, embedder=ms.HashingEmbedder(64, model=EMBEDDER.model))
     with raises(ms.ValidationError, field="vector"):
         other.recall(TASK)
+
+
+def test_a_first_vector_that_is_stored_during_a_recall_is_found(target, monkeypatch):
+    look_up = KnownSpaces.look_up
+
+    def late(spaces, session, model):
+        storage.embeddings.embed(EMBEDDER)
+        return look_up(spaces, session, model)
+
+    with ms.MemoryStorage.open(target, embedder=EMBEDDER, embed="manually") as storage:
+        storage.episodes.save(success("Fix the flaky login test"))
+        monkeypatch.setattr(KnownSpaces, "look_up", late)
+        (found,) = storage.recall("logins fail")  # which has no word of it
+    assert found.item.task_description == "Fix the flaky login test"
+
+
+def test_vectors_whose_table_is_missing_are_an_error(storage, login):
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {VectorSpace(EMBEDDER.model).table}")
+    with raises(ms.SchemaError, match="no such table"):
+        storage.recall(TASK)
 
 
 @in_memory

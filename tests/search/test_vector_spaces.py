@@ -17,6 +17,7 @@ import memory_storage as ms
 from memory_storage.embedders import HashingEmbedder
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.search.hnsw.index import HnswIndex
+from memory_storage.search.vectors import KnownSpaces
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 from tests.search import work
@@ -212,6 +213,27 @@ class TestDimensions:
             first.embeddings.delete("episode", key, model="m")
             assert second.embeddings.find("episode", key, model="m") is None
             assert list(second.episodes.similar_to([1.0] * dimension, model="m")) == []
+
+    def test_a_first_vector_that_is_stored_during_a_search_is_found(self, shared, episode_of, monkeypatch):
+        """The search meets no table, and then a space: that is no damage."""
+        first, second = shared
+        key, pending, look_up = episode_of(first), ["m"], KnownSpaces.look_up
+
+        def late(spaces: KnownSpaces, session: Any, model: str) -> Any:
+            while pending:
+                second.embeddings.put("episode", key, [1.0, 2.0], model=pending.pop())
+            return look_up(spaces, session, model)
+
+        monkeypatch.setattr(KnownSpaces, "look_up", late)
+        assert [hit.item.id for hit in first.episodes.similar_to([1.0, 2.0], model="m")] == [key]
+        assert not pending
+
+    def test_a_table_that_is_missing_is_reported(self, storage, episode):
+        storage.embeddings.put("episode", episode.id, [1.0, 2.0], model="m")
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP TABLE {VectorSpace('m').table}")
+        with raises(ms.SchemaError, match="no such table"):
+            storage.episodes.similar_to([1.0, 2.0], model="m")
 
     def test_one_of_two_first_vectors_wins(self, shared, episode_of):
         for number in range(RACES):
