@@ -176,6 +176,34 @@ def test_learners_at_the_same_time_count_each_episode_once(storage):
     assert _counts(storage) == _counts_from_the_start(storage)
 
 
+class _Overtaken:
+    """A session before each write of which another learner is faster, as long as there is something to learn."""
+
+    def __init__(self, session: SessionProtocol) -> None:
+        self._session, self._other = session, Learner(session)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def write(self, steps: Any) -> Any:
+        self.other_learns()
+        return self._session.write(steps)
+
+    def other_learns(self, _: float = 0.0) -> None:
+        self._other._learn_changed(self._other._state())
+
+
+def test_a_learner_waits_for_another_one_that_is_faster(storage, monkeypatch):
+    monkeypatch.setattr(learner_module, "_QUEUE", 3)
+    dice = random.Random(14)
+    storage.episodes.save_many([_episode(dice) for _ in range(20)])
+    Learner(_session(storage)).run()
+    storage.episodes.save_many([_episode(dice) for _ in range(120)])
+    overtaken = _Overtaken(_session(storage))
+    assert Learner(overtaken, pause=overtaken.other_learns).run() == 0
+    assert _counts(storage) == _counts_from_the_start(storage)
+
+
 def test_what_is_saved_while_it_learns_is_learned(tmp_path: Path) -> None:
     dice = random.Random(8)
     with ms.MemoryStorage.open(tmp_path / "memory.db") as storage:

@@ -32,6 +32,7 @@ _TARGET_SECONDS = 0.02  # that a portion holds the write lock; the documented ma
 _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 ms
 _FIRST_ROWS, _FIRST_EPISODES = 1_000, 50  # of the first portion
 _POLLS, _POLL_SECONDS = 20, 0.1  # without a sign of the learner that counts all, before another one begins
+_MOST_POLLS = 300  # while another learner learns what has changed
 _RENEW_SECONDS = 0.5
 _PORTION_CHARACTERS = 40_000  # of the tools of changed episodes: each step is part of four sequences
 _QUEUE = 5_000  # changed episodes that are read at a time
@@ -105,7 +106,7 @@ class Learner:
                 failures += 1  # another learner was faster
                 if failures > SAVE_ATTEMPTS:
                     raise UnavailableError("other learners keep changing the counts; try again") from None
-                self._pause(failures * _PAUSE_SECONDS)
+                self._wait_for_others()
             else:
                 if not count and state.is_built:
                     return learned
@@ -128,6 +129,15 @@ class Learner:
             if self._state() != state:
                 return True
         return False
+
+    def _wait_for_others(self) -> None:
+        """Wait until no other learner has written for a while: what it learns need not be learned again."""
+        state = self._state()
+        for _ in range(_MOST_POLLS):
+            self._pause(_POLL_SECONDS)
+            before, state = state, self._state()
+            if state == before:
+                return
 
     def _advance(self, state: _State, next_number: int, *, is_built: bool) -> BatchStep:
         values = {"revision": state.revision, "next_number": next_number, "is_built": int(is_built)}
