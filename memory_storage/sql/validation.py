@@ -49,7 +49,8 @@ def choice(field: str, value: object, choices: tuple[str, ...]) -> None:
 def instance(field: str, value: object, kind: type[T], example: str) -> T:
     """Return an instance of a class; the ValidationError shows an `example` of how to make one."""
     if not isinstance(value, kind):
-        raise ValidationError(field, f"must be a {kind.__name__}, like {example}", value)
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise ValidationError(field, f"must be {article} {kind.__name__}, like {example}", value)
     return value
 
 

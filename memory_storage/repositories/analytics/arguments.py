@@ -29,13 +29,13 @@ def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetim
     return since, until
 
 
-def check_lengths(length: int | tuple[int, int]) -> tuple[int, int]:
+def check_lengths(field: str, length: int | tuple[int, int]) -> tuple[int, int]:
     """Return the minimum and the maximum length of a sequence."""
     lengths = length if isinstance(length, tuple) else (length, length)
     if not (len(lengths) == 2 and all(type(one) is int for one in lengths) and 1 <= lengths[0] <= lengths[1]):
-        raise ValidationError("length", "a whole number, or two: the shortest and the longest", length)
+        raise ValidationError(field, "a whole number, or two: the shortest and the longest", length)
     if lengths[1] > LONGEST_SEQUENCE:
-        raise ValidationError("length", f"at most {LONGEST_SEQUENCE} tools", length)
+        raise ValidationError(field, f"at most {LONGEST_SEQUENCE} tools", length)
     return lengths
 
 

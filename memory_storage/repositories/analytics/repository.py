@@ -281,7 +281,7 @@ class AnalyticsRepository(Repository):
         Raises:
             ValidationError: An argument or a filter is invalid.
         """
-        shortest, longest = check_lengths(length)
+        shortest, longest = check_lengths("length", length)
         most, _ = whole("limit", limit), quantile(confidence)
         where, values, success_sql = self._episode_conditions(success_reward, filters)
         values["least"] = whole("min_episodes", min_episodes)

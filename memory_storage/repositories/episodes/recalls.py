@@ -86,6 +86,8 @@ class RecentRecalls:
             ValidationError: The recall is of another namespace, something else was used than it showed, or the rating
                 is invalid.
         """
+        if isinstance(used, str):
+            raise ValidationError("used", "a sequence of IDs, not one ID", used)
         ids = None if used is None else [UUID(as_id(one, "used")) for one in to_list(used, "used")]
         if isinstance(recalled, Recall):
             stored = recalled.namespace, recalled.receipt

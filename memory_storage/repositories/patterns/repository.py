@@ -288,7 +288,7 @@ class PatternRepository(Repository):
         Raises:
             ValidationError: An argument or a filter is invalid.
         """
-        lengths = check_lengths(lengths)
+        lengths = check_lengths("lengths", lengths)
         minimum = thresholds(min_episodes, min_lift, max_patterns, evidence)
         where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         if success_reward is not None:

@@ -339,8 +339,8 @@ def test_former_names_of_arguments_work_and_warn():
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
-        ({"lengths": (0, 2)}, "length"),
-        ({"lengths": 3.5}, "length"),
+        ({"lengths": (0, 2)}, "lengths"),
+        ({"lengths": 3.5}, "lengths"),
         ({"min_episodes": 0}, "min_episodes"),
         ({"min_lift": float("nan")}, "min_lift"),
         ({"min_lift": None}, "min_lift"),
