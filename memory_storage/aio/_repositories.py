@@ -2146,7 +2146,7 @@ class AsyncAnalyticsRepository(Mirror):
             **filters: The filters of `episodes.query`; they apply to the episodes that did without, too.
 
         Returns:
-            A row for each group, by period, the one that was shown most first.
+            A row for each group, by period, the one that was shown most first; of several, the one that was used most.
 
         Raises:
             ValidationError: An argument or a filter is invalid.

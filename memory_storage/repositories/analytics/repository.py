@@ -434,7 +434,7 @@ class AnalyticsRepository(Repository):
             **filters: The filters of `episodes.query`; they apply to the episodes that did without, too.
 
         Returns:
-            A row for each group, by period, the one that was shown most first.
+            A row for each group, by period, the one that was shown most first; of several, the one that was used most.
 
         Raises:
             ValidationError: An argument or a filter is invalid.
@@ -454,7 +454,7 @@ class AnalyticsRepository(Repository):
             present = {row[0] for row in shown}
             missing = (number for number in range(len(intervals or [()])) if number not in present)
             shown += [(number, None, None, None, 0, AttributionCounts()) for number in missing]
-        shown.sort(key=lambda row: (row[0], -row[4], row[1] or ""))
+        shown.sort(key=lambda row: (row[0], -row[4], -row[5].used, row[1] or ""))
         rows = []
         for number, name, kind, text, episodes, counts in shown:
             group = AttributionGroup(name, kind, text, None if intervals is None else intervals[number])

@@ -280,7 +280,7 @@ by_episode AS (
 counted AS (
     SELECT number, name, CASE WHEN min(is_one_kind) AND min(kind) = max(kind) THEN min(kind) END AS kind,
         count(*) AS episodes, {_ATTRIBUTED_COUNTS}
-    FROM by_episode GROUP BY number, name ORDER BY episodes DESC, number, name LIMIT :limit)
+    FROM by_episode GROUP BY number, name ORDER BY episodes DESC, used DESC, number, name LIMIT :limit)
 SELECT number, name, kind, {description}, episodes, {columns(_COUNTS)} FROM counted
 UNION ALL
 SELECT number, NULL, NULL, NULL, NULL, {", ".join(_WITHOUT.get(name, "0") for name in _COUNTS)}

@@ -143,7 +143,10 @@ def test_every_grouping_equals_plain_python(storage, made, by, least, asked):
     judge = oracle.by_outcome if least is None else oracle.by_reward(least)
     expected = _expected(memory.episodes.query(**asked, limit=1000).items, by, judge)
     found = memory.analytics.attribution(by, success_reward=least, **asked)
-    assert [row.group for row in found] == sorted(expected, key=lambda name: (-expected[name]["shown"], name or ""))
+    shown_and_used = {name: (row["shown"], row["adoption"][3]) for name, row in expected.items()}
+    assert [row.group for row in found] == sorted(
+        expected, key=lambda name: (*(-count for count in shown_and_used[name]), name or "")
+    )
     for row in found:
         _assert_equal(row, expected[row.group])
         assert row.starts_at is row.ends_at is None
@@ -212,6 +215,11 @@ def test_records_that_do_not_exist_any_more_have_no_description(storage):
 
 def test_what_was_shown_most_is_within_the_limit(storage):
     memory = _filled(storage, [_made(DONE, None, [UUID(int=3), UUID(int=4)]), _made(DONE, None, [UUID(int=4)])])
+    assert [row.group for row in memory.analytics.attribution(limit=1)] == [str(UUID(int=4))]
+
+
+def test_of_those_shown_as_often_what_was_used_most_is_within_the_limit(storage):
+    memory = _filled(storage, [_made(DONE, [UUID(int=4)], [UUID(int=3), UUID(int=4)])])
     assert [row.group for row in memory.analytics.attribution(limit=1)] == [str(UUID(int=4))]
 
 
