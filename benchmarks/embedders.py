@@ -22,8 +22,19 @@ _NOTES = (
     "same task (tau-bench, 200 episodes of 50 tasks; the episode itself left out). all-MiniLM-L6-v2 itself has 1 and",
     "0.65, at 8.7 ms a text, with PyTorch. The ratio is wordllama's share by that of hashing.",
 )
-_WORDS = ("login", "refund", "flight", "invoice", "search", "upload", "backup", "signup", "chart", "parser")
-_PHRASES = ("{} fails for some users", "users cannot use the {}", "please repair the broken {}", "error in the {} page")
+_FAMILIES = (
+    "login password session",
+    "refund order payment",
+    "flight seat airport",
+    "invoice tax total",
+    "search query filter",
+    "upload file folder",
+    "backup disk restore",
+    "signup email account",
+    "chart axis legend",
+    "parser token grammar",
+)
+_PHRASES = ("{0} fails without {1} or {2}", "no {1} of {2} in {0}", "repair {0}, {2} and {1}", "{1} error: {0} {2}")
 
 
 def run(*, short: bool) -> Report:
@@ -54,8 +65,8 @@ def _tasks() -> tuple[list[str], Any]:
     """Return the first messages of tau-bench's customers, and the tasks that they belong to."""
     path = _DATA / "tau_airline.jsonl"
     if not path.exists():
-        made = [(phrase.format(word), word) for word in _WORDS for phrase in _PHRASES]
-        return [text for text, _ in made], np.array([word for _, word in made])
+        made = [(phrase.format(*family.split()), family) for family in _FAMILIES for phrase in _PHRASES]
+        return [text for text, _ in made], np.array([family for _, family in made])
     episodes = [json.loads(line) for line in path.read_text().splitlines()]
     texts = [next(said["content"] for said in one["traj"] if said["role"] == "user") for one in episodes]
     return texts, np.array([one["task_id"] for one in episodes])
