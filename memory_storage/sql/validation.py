@@ -130,12 +130,20 @@ def as_id(value: UUID | str, field: str = "id") -> str:
         raise ValidationError(field, "must be a UUID", value) from error
 
 
-def to_list(items: Iterable[T], field: str) -> list[T]:
-    """Return the items as a list; ValidationError if they are not iterable."""
+def to_list(items: Iterable[T], field: str, what: str = "must be a sequence") -> list[T]:
+    """Return the items as a list; ValidationError if they are not iterable, or a text: its characters are not meant.
+
+    Args:
+        items: The items.
+        field: The name that an error gives them.
+        what: What they have to be.
+    """
+    if isinstance(items, str | bytes):
+        raise ValidationError(field, what, items)
     try:
         return list(items)
     except TypeError as error:
-        raise ValidationError(field, "must be a sequence", items) from error
+        raise ValidationError(field, what, items) from error
 
 
 def is_storable(text: str) -> bool:

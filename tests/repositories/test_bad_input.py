@@ -682,3 +682,20 @@ def test_an_error_has_its_cause(storage, known):
         with raises(kind) as caught:
             call()
         assert isinstance(caught.value.__cause__, cause)
+
+
+def test_a_text_is_no_sequence(storage, known):
+    before = dump(storage.engine)
+    shown = storage.recall("task")
+    for field, call in {
+        "tags": lambda: storage.record("task", tags="abc"),
+        "used": lambda: storage.episodes.complete(new_id(), ms.Abstained(reason="r"), recalled=shown, used="abc"),
+        "key_steps": lambda: storage.summaries.put(new_id(), "text", key_steps="abc"),
+        "relationships": lambda: storage.relationships.add_many("abc"),
+        "steps": lambda: storage.episodes.append_steps(new_id(), "abc"),
+        "pattern_ids": lambda: storage.patterns.get_many(""),
+        "path": lambda: storage.items.get("abc", "key"),
+    }.items():
+        with raises(ms.ValidationError, field=field, match="sequence"):
+            call()
+    assert dump(storage.engine) == before

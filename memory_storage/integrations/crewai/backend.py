@@ -448,9 +448,7 @@ def _put_again(stored: StoredRecord, value: Any) -> PutItem:
 
 
 def _ids(record_ids: Sequence[str], field: str = "record_ids") -> list[str]:
-    if isinstance(record_ids, str | bytes):
-        raise ValidationError(field, "a list of ids", record_ids)
-    ids = to_list(record_ids, field)
+    ids = to_list(record_ids, field, "a list of ids")
     for one in ids:
         if not isinstance(one, str):
             raise ValidationError(field, "an id, which is a text", one)

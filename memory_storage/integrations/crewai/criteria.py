@@ -105,9 +105,7 @@ def naive(moment: datetime) -> datetime:
 
 
 def _names(field: str, names: Sequence[str] | None) -> list[str]:
-    if isinstance(names, str | bytes):
-        raise ValidationError(field, "a list of names", names)
-    return [] if names is None else to_list(names, field)
+    return [] if names is None else to_list(names, field, "a list of names")
 
 
 def _metadata_condition(key: Any, value: Any) -> dict[str, Any]:

@@ -86,9 +86,8 @@ class RecentRecalls:
             ValidationError: The recall is of another namespace, something else was used than it showed, or the rating
                 is invalid.
         """
-        if isinstance(used, str):
-            raise ValidationError("used", "a sequence of IDs, not one ID", used)
-        ids = None if used is None else [UUID(as_id(one, "used")) for one in to_list(used, "used")]
+        listed = None if used is None else to_list(used, "used", "a sequence of IDs, not one ID")
+        ids = None if listed is None else [UUID(as_id(one, "used")) for one in listed]
         if isinstance(recalled, Recall):
             stored = recalled.namespace, recalled.receipt
         else:

@@ -345,9 +345,7 @@ class Plan:
         self._decoders[-1] = lambda rows: [decode_path(row[1]) for row in rows]
 
     def _pattern(self, at: str, labels: Any) -> list[str | None]:
-        if isinstance(labels, str | bytes):
-            raise ValidationError(at, "a sequence of labels", labels)
-        given = to_list(labels, at)
+        given = to_list(labels, at, "a sequence of labels")
         names = iter(check_path(at, [label for label in given if label is not None], self.session.limits))
         return [label if label is None else next(names) for label in given]
 

@@ -49,9 +49,7 @@ def check_path(field: str, path: Any, limits: Limits) -> ItemPath:
     Raises:
         ValidationError: It is no sequence of strings, has too many, or one that is too long or cannot be stored.
     """
-    if isinstance(path, str | bytes):
-        raise ValidationError(field, 'a sequence of labels, like ("users", "42")', path)
-    labels = to_list(path, field)
+    labels = to_list(path, field, 'a sequence of labels, like ("users", "42")')
     if len(labels) > limits.path_depth:
         raise limit_error(field, "labels", limits.path_depth, len(labels), "path_depth")
     return tuple(check_name(f"{field}.{index}", label, limits) for index, label in enumerate(labels))

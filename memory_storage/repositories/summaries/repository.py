@@ -37,6 +37,7 @@ from . import sql
 
 _ATTEMPTS = 3  # to summarize an episode that other writers keep changing
 _BATCH = 100  # summaries of one round trip
+_TEXTS = "a sequence of texts, not one text"
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
 _Row = tuple[str, str]
@@ -85,8 +86,8 @@ class SummaryRepository(Repository):
         """
         summary = EpisodeSummary(
             text=text,
-            key_steps=_as_texts("key_steps", key_steps),
-            key_concepts=_as_texts("key_concepts", key_concepts),
+            key_steps=to_list(key_steps, "key_steps", _TEXTS),
+            key_concepts=to_list(key_concepts, "key_concepts", _TEXTS),
             created_by=created_by,
             created_at=self._session.now(),
         )
@@ -289,12 +290,6 @@ class SummaryRepository(Repository):
     @property
     def _most_bytes(self) -> int:
         return most_bytes(self._session.limits, self._session.max_value_bytes)
-
-
-def _as_texts(field: str, texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ValidationError(field, "a sequence of texts, not one text", texts)
-    return to_list(texts, field)
 
 
 def _is_same(one: EpisodeSummary, other: EpisodeSummary) -> bool:
