@@ -31,7 +31,7 @@ def interleaved(prepare: Callable[[int], Mapping[str, Work]], rounds: int, *, co
         for name, work in in_turn(sides, number):
             # Before each side: else the first one's garbage brings the second one's collection of all objects forward.
             gc.collect(2 if number % collect_every == 0 else 1)
-            seconds = _timed(work)
+            seconds = timed(work)
             if number:
                 times[name].append(seconds)
     return times
@@ -49,7 +49,8 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, float,
     return median(each), min(each), max(each)
 
 
-def _timed(work: Work) -> float:
+def timed(work: Work) -> float:
+    """Return the seconds that the work takes."""
     start = time.perf_counter()  # garbage collection stays enabled: it is part of the cost of objects
     result = work()
     seconds = time.perf_counter() - start

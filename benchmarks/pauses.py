@@ -25,6 +25,7 @@ import numpy as np
 import memory_storage as ms
 
 from . import _workload
+from ._measure import timed
 from ._report import Grid, Line, Report, milliseconds
 
 _EPISODES, _FEW = 200_000, 5_000
@@ -144,7 +145,7 @@ def measured(path: Path, *, with_demands: bool) -> list[Pause]:
         for name, call in CALLS.items():
             call(storage)
             with _ticking() as gaps:
-                seconds = _timed(lambda call=call: call(storage))  # type: ignore[misc]
+                seconds = timed(lambda call=call: call(storage))  # type: ignore[misc]
             pause = Pause(name, seconds, max(gaps))
             if seconds >= _SHORTEST and with_demands:
                 pause.interrupt = _delay_of_interrupt(storage, call, seconds / 2)
@@ -236,12 +237,6 @@ def _place(episode: ms.Episode, number: int) -> ms.SpatiotemporalEntry:
         place_name=f"place {number % 50}",
         starts_at=episode.started_at,
     )
-
-
-def _timed(work: Callable[[], object]) -> float:
-    since = time.perf_counter()
-    work()
-    return time.perf_counter() - since
 
 
 def _line(name: str, share: float, detail: str, at_most: float | None) -> Line:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import memory_storage as ms
 
+from ._measure import timed
 from ._report import Grid, Line, Report
 
 _EPISODES, _FEW = 200_000, 4_000
@@ -41,7 +42,7 @@ def run(*, short: bool) -> Report:
             _fill(storage, chance, followers, count)
             first, wait = _with_a_writer(path, storage.patterns.learn)
             _fill(storage, chance, followers, count // _NEW_SHARE)
-            again, unchanged = _timed(storage.patterns.learn), _timed(storage.patterns.learn)
+            again, unchanged = timed(storage.patterns.learn), timed(storage.patterns.learn)
     lines = [
         Line(
             "learning again, to the first time",
@@ -82,12 +83,6 @@ def _episode(chance: random.Random, followers: dict[str, list[str]]) -> ms.Episo
     return ms.Episode(task_description="a task", context=context, steps=steps, outcome=outcome)
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _with_a_writer(path: Path, call: Callable[[], object]) -> tuple[float, float]:
     """Return the duration of a call, and the longest save of another process during it, in seconds."""
     processes = multiprocessing.get_context("spawn")
@@ -95,7 +90,7 @@ def _with_a_writer(path: Path, call: Callable[[], object]) -> tuple[float, float
     writer = processes.Process(target=_write, args=(path, its))
     writer.start()
     ours.recv()
-    seconds = _timed(call)
+    seconds = timed(call)
     ours.send("stop")
     longest: float = ours.recv()
     writer.join()
@@ -108,6 +103,6 @@ def _write(path: Path, connection: Connection) -> None:
         storage.episodes.save(ms.Episode(task_description="the first save opens what it needs"))
         connection.send("ready")
         while not connection.poll():
-            longest = max(longest, _timed(lambda: storage.episodes.save(ms.Episode(task_description="another"))))
+            longest = max(longest, timed(lambda: storage.episodes.save(ms.Episode(task_description="another"))))
             time.sleep(0.01)
         connection.send(longest)

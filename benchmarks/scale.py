@@ -22,6 +22,7 @@ from uuid import UUID
 import memory_storage as ms
 
 from . import _workload
+from ._measure import timed
 from ._report import Grid, Line, Report, milliseconds
 
 _SIZES, _FEW = (10_000, 100_000, 1_000_000), (500, 2_000)
@@ -114,17 +115,17 @@ def measure(directory: Path, rows: int) -> Measured:
     found, path = Measured(rows), directory / f"{rows}.db"
     _build(path, found)
     found.file_bytes = path.stat().st_size
-    found.opened = median(_timed(lambda: _open_and_get(path)) for _ in range(5))
+    found.opened = median(timed(lambda: _open_and_get(path)) for _ in range(5))
     with _open(path) as storage:
         memory = storage.in_namespace(_LARGE)
         for name, numbered in NUMBERED.items():
-            found.seconds[name] = median(_timed(partial(numbered, memory, number)) for number in range(_CALLS))
+            found.seconds[name] = median(timed(partial(numbered, memory, number)) for number in range(_CALLS))
         for name, call in CALLS.items():
-            times = sorted(_timed(partial(call, memory)) for _ in range(_CALLS + 1))
+            times = sorted(timed(partial(call, memory)) for _ in range(_CALLS + 1))
             found.seconds[name] = times[-2] if name.startswith("search") else median(times)
         for name, call in _SLOW.items():
             result = call(memory)  # the pace, or the result of a call that is timed at its second time
-            found.seconds[name] = result if isinstance(result, float) else _timed(partial(call, memory))
+            found.seconds[name] = result if isinstance(result, float) else timed(partial(call, memory))
         found.alone = _alone(directory / f"{rows}-alone.db", storage)
     found.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     path.unlink()
@@ -154,7 +155,7 @@ def _alone(path: Path, storage: ms.MemoryStorage) -> float:
     with _open(path) as alone:
         memory = alone.in_namespace(_name(0))
         memory.episodes.import_many(copies)
-        times = sorted(_timed(lambda: memory.episodes.search(_SMALL_WORD, steps=False)) for _ in range(_CALLS + 1))
+        times = sorted(timed(lambda: memory.episodes.search(_SMALL_WORD, steps=False)) for _ in range(_CALLS + 1))
     path.unlink()
     return times[-2]
 
@@ -214,9 +215,3 @@ def _open(path: Path) -> ms.MemoryStorage:
 def _open_and_get(path: Path) -> None:
     with _open(path) as storage:
         storage.in_namespace(_LARGE).episodes.get(_workload.episode_id(1))
-
-
-def _timed(call: Callable[[], object]) -> float:
-    since = time.perf_counter()
-    call()
-    return time.perf_counter() - since
