@@ -22,7 +22,7 @@ import memory_storage as ms
 from memory_storage.schema.vector_tables import VectorSpace
 
 from ._measure import Times
-from ._report import Line, Report, milliseconds
+from ._report import Line, Report, line_of, milliseconds
 from ._vectors import Array, Data
 
 Way = tuple[Callable[..., Any], Callable[[Any], set[int]]]
@@ -113,9 +113,9 @@ class Ours:
         detail = f"{self.rate:,.0f}/s and {diskann.rate:,.0f}/s; built in {self.building:.1f} s"
         diskann.storage.close()
         return [
-            _line("put_many, faster than with diskann", self.rate / diskann.rate, detail, at_least=20),
-            _line("put_many and build, the same", count / (self.putting + self.building) / diskann.rate),
-            _line("KB per vector in addition to the rows", self.bytes / count / 1000, at_most=1.5),
+            line_of("put_many, faster than with diskann", self.rate / diskann.rate, detail, at_least=20),
+            line_of("put_many and build, the same", count / (self.putting + self.building) / diskann.rate),
+            line_of("KB per vector in addition to the rows", self.bytes / count / 1000, at_most=1.5),
         ]
 
     def candidates(self, query: Array) -> set[int]:
@@ -141,7 +141,7 @@ class Ours:
         plan = self.storage.episodes.similar_to(data.queries[0], model=MODEL).plan
         detail = f"{milliseconds(seconds)} by {plan}, built in {self.building:.1f} s"
         self.storage.close()
-        return _line("cold open: a rebuild by the first search", self.building / seconds, detail, at_least=50)
+        return line_of("cold open: a rebuild by the first search", self.building / seconds, detail, at_least=50)
 
 
 class Chroma:
@@ -197,7 +197,9 @@ def _searches(memory: Ours, data: Data) -> list[Line]:
             rounds[name].append([_seconds(partial(search, query)) for query in data.queries])
     times: Times = {name: [median(one) for one in zip(*taken, strict=True)] for name, taken in rounds.items()}
     return [
-        _line(f"{name}, {at}: by numpy's", _by(times, name, q), _detail(times, name, q), **({} if q < 0.9 else bounds))
+        line_of(
+            f"{name}, {at}: by numpy's", _by(times, name, q), _detail(times, name, q), **({} if q < 0.9 else bounds)
+        )
         for name, bounds in (("candidates", {"at_most": 0.1}), ("similar_to", {"at_most": 0.25}))
         for at, q in (("p50", 0.5), ("p95", 0.95))
     ]
@@ -219,8 +221,10 @@ def _detail(times: Times, name: str, q: float) -> str:
 def _beside(memory: Ours, chroma: Chroma) -> list[Line]:
     ours = memory.putting + memory.building
     return [
-        _line("load, faster than chromadb", chroma.loading / ours, f"{ours:.1f} s, {chroma.loading:.1f} s", at_least=1),
-        _line(
+        line_of(
+            "load, faster than chromadb", chroma.loading / ours, f"{ours:.1f} s, {chroma.loading:.1f} s", at_least=1
+        ),
+        line_of(
             "disk space in addition to the rows, by chromadb's",
             memory.bytes / chroma.bytes,
             f"{memory.bytes / 1e6:.0f} MB",
@@ -242,12 +246,12 @@ def _filtered(ways: dict[str, Way], data: Data, name: str) -> list[Line]:
                 hits = search(query, name=name)
                 found[way].seconds.append(time.perf_counter() - start)
                 found[way].recalls.append(len(numbers_of(hits) & wanted) / K)
-    lines = [_line(f"{name}: recall@10", found["hnsw"].recall, found["hnsw"].summary(), at_least=0.98)]
+    lines = [line_of(f"{name}: recall@10", found["hnsw"].recall, found["hnsw"].summary(), at_least=0.98)]
     if "chromadb" in found:
         other, ids, own = found["chromadb"], found["ids alone"], median(found["hnsw"].seconds)
-        lines.append(_line(f"{name}: faster than chromadb", median(other.seconds) / own, other.summary(), at_least=1))
-        lines.append(_line(f"{name}: than its ids alone", median(ids.seconds) / own, ids.summary()))
-        lines.append(_line(f"{name}: recall above chromadb's", found["hnsw"].recall - other.recall, at_least=0))
+        lines.append(line_of(f"{name}: faster than chromadb", median(other.seconds) / own, other.summary(), at_least=1))
+        lines.append(line_of(f"{name}: than its ids alone", median(ids.seconds) / own, ids.summary()))
+        lines.append(line_of(f"{name}: recall above chromadb's", found["hnsw"].recall - other.recall, at_least=0))
     return lines
 
 
@@ -270,7 +274,3 @@ def _seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _line(name: str, figure: float, detail: str = "", **bounds: float | None) -> Line:
-    return Line(name, figure, figure, figure, detail, **bounds)

@@ -42,6 +42,13 @@ class Line:
         return f"{self.name}: {self.ratio:.2f}, required {self.bound or 'nothing'}"
 
 
+def line_of(
+    name: str, figure: float, detail: str = "", *, at_least: float | None = None, at_most: float | None = None
+) -> Line:
+    """Return the line of a figure that was measured once."""
+    return Line(name, figure, figure, figure, detail, at_least=at_least, at_most=at_most)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table of text cells."""

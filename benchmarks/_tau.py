@@ -14,7 +14,7 @@ from statistics import mean
 import memory_storage as ms
 from memory_storage.models.proportion import wilson
 
-from ._report import Grid, Line
+from ._report import Grid, Line, line_of
 from .recall import Run, archived, is_success, share, trials
 
 K = 5
@@ -50,7 +50,7 @@ def measured(*, short: bool) -> tuple[list[Line], Grid, list[str]]:
                 figures[name, way, least] = mean(found) if found else 0.0
     recalled, chance = (figures["any other trial", way, 3] for way in ("recall with learning", "chance"))
     ratio = recalled / chance if chance else 0.0
-    lines = [Line("tau-bench, a sequence of 3 tools: recall by chance", ratio, ratio, ratio, at_least=1)]
+    lines = [line_of("tau-bench, a sequence of 3 tools: recall by chance", ratio, at_least=1)]
     columns = ("memory", "way", "at least", "failed trials", "shows one")
     notes = [
         f"{source}. shows one: the share of failed trials for which one of {K} records shows a sequence of tools that "

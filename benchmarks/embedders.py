@@ -12,7 +12,7 @@ import numpy as np
 
 from memory_storage.embedders import Embedder, HashingEmbedder, WordLlamaEmbedder
 
-from ._report import Grid, Line, Report
+from ._report import Grid, Report, line_of
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 _NEAREST, _RECALLED = 10, 3
@@ -52,7 +52,7 @@ def run(*, short: bool) -> Report:
         rows.append((name, f"{milliseconds:.2f} ms", recall, f"{shares[name]:.3f}"))
     ratio = shares["wordllama"] / shares["hashing"]
     grid = Grid("Embedders", ("embedder", "a text", "recall", "same task"), rows)
-    line = Line("same task, wordllama to hashing", ratio, ratio, ratio, at_least=0.9)
+    line = line_of("same task, wordllama to hashing", ratio, at_least=0.9)
     return Report("Embedders without a server", [line], list(_NOTES), [grid])
 
 

@@ -25,7 +25,7 @@ from uuid import UUID
 import memory_storage as ms
 
 from . import _workload
-from ._report import Line, Report, milliseconds
+from ._report import Line, Report, line_of, milliseconds
 
 WRITERS = 4
 _MORE = 0.1  # seconds; the bound of the added longest wait
@@ -111,7 +111,7 @@ class Found:
             Line(
                 "dry run: listed and gone", right, right, right, f"{len(self.planned):,} listed", at_least=1, at_most=1
             ),
-            Line("  others still there", kept, kept, kept, f"of {self.others:,}", at_least=1, at_most=1),
+            line_of("  others still there", kept, f"of {self.others:,}", at_least=1, at_most=1),
             Line("sources of patterns kept", self.sources, self.sources, self.sources, at_least=1, at_most=1),
         ]
 
@@ -265,4 +265,4 @@ def _quantile(name: str, with_it: list[float], without: list[float], part: float
     """Return a quantile of both sorted lists, and their ratio."""
     both = [one[int(part * (len(one) - 1))] for one in (with_it, without)]
     ratio = both[0] / both[1]
-    return Line(name, ratio, ratio, ratio, f"with {milliseconds(both[0])}, without {milliseconds(both[1])}")
+    return line_of(name, ratio, f"with {milliseconds(both[0])}, without {milliseconds(both[1])}")

@@ -26,7 +26,7 @@ import memory_storage as ms
 
 from . import _workload
 from ._measure import timed
-from ._report import Grid, Line, Report, milliseconds
+from ._report import Grid, Report, line_of, milliseconds
 
 _EPISODES, _FEW = 200_000, 5_000
 _SLOWEST = 20
@@ -114,8 +114,8 @@ def run(*, short: bool) -> Report:
     late = max(slowest, key=lambda pause: max(pause.delays, default=0.0))
     delay = max(late.delays, default=0.0)
     lines = [
-        _line("longest stop, to 20 ms", worst.stop / _LONGEST_STOP, worst.name, None if short else 1.0),
-        _line("longest delay, to 100 ms", delay / _LONGEST_DELAY, late.name, None if short else 1.0),
+        line_of("longest stop, to 20 ms", worst.stop / _LONGEST_STOP, worst.name, at_most=None if short else 1.0),
+        line_of("longest delay, to 100 ms", delay / _LONGEST_DELAY, late.name, at_most=None if short else 1.0),
     ]
     columns = ("call", "takes", "stop", "interrupt", "timeout", "Ctrl-C")
     grid = Grid(f"The {len(slowest)} slowest calls, at {count:,} episodes", columns, [_row(one) for one in slowest])
@@ -237,10 +237,6 @@ def _place(episode: ms.Episode, number: int) -> ms.SpatiotemporalEntry:
         place_name=f"place {number % 50}",
         starts_at=episode.started_at,
     )
-
-
-def _line(name: str, share: float, detail: str, at_most: float | None) -> Line:
-    return Line(name, share, share, share, detail, at_most=at_most)
 
 
 def _row(pause: Pause) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import memory_storage as ms
 from memory_storage.importers import episode_from
 from memory_storage.models.proportion import wilson
 
-from ._report import Grid, Line, Report, milliseconds
+from ._report import Grid, Report, line_of, milliseconds
 
 K = 5
 _TRANSCRIPTS = Path(__file__).parents[2] / "shared/data/tau_airline.jsonl"
@@ -88,16 +88,16 @@ def run(*, short: bool) -> Report:
         budget = _budgets(storage, asked)
     shares = {name: figures["task", name][1] for name in ("chance", *ways)}
     lines = [
-        _line("same task, any of five: recall by chance", shares["recall"] / shares["chance"], 2),
-        _line("same task, any of five: recall by words alone", shares["recall"] / shares["words"], 1),
+        line_of("same task, any of five: recall by chance", shares["recall"] / shares["chance"], at_least=2),
+        line_of("same task, any of five: recall by words alone", shares["recall"] / shares["words"], at_least=1),
         # Diversity costs some of the trials of one task, which are alike.
-        _line("same task, any of five: recall by vectors alone", shares["recall"] / shares["vectors"], 0.95),
-        _line(
+        line_of("same task, any of five: recall by vectors alone", shares["recall"] / shares["vectors"], at_least=0.95),
+        line_of(
             "same task, any of five: the same with diversity=0",
             shares["recall, diversity=0"] / shares["vectors"],
-            0.95 if short else 1,  # a quarter of the searches: one of them more or less is 3 %
+            at_least=0.95 if short else 1,  # a quarter of the searches: one of them more or less is 3 %
         ),
-        Line("tokens by budget, the greatest", budget[0], budget[0], budget[0], budget[1], at_most=1),
+        line_of("tokens by budget, the greatest", budget[0], budget[1], at_most=1),
     ]
     columns = ("family", "way", "searches", "first", "any of five")
     return Report("Recall", lines, [source, *_NOTES], [Grid("Successes of the same family", columns, rows)])
@@ -181,10 +181,6 @@ def is_success(one: Run) -> bool:
 
 def share(rate: ms.models.Rate) -> str:
     return f"{rate.rate or 0.0:.3f} ({rate.low or 0.0:.3f} - {rate.high or 0.0:.3f})"
-
-
-def _line(name: str, figure: float, at_least: float) -> Line:
-    return Line(name, figure, figure, figure, at_least=at_least)
 
 
 def trials() -> tuple[str, list[Run]]:

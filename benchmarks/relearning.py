@@ -17,7 +17,7 @@ from pathlib import Path
 import memory_storage as ms
 
 from ._measure import timed
-from ._report import Grid, Line, Report
+from ._report import Grid, Report, line_of
 
 _EPISODES, _FEW = 200_000, 4_000
 _NEW_SHARE = 200
@@ -44,22 +44,8 @@ def run(*, short: bool) -> Report:
             _fill(storage, chance, followers, count // _NEW_SHARE)
             again, unchanged = timed(storage.patterns.learn), timed(storage.patterns.learn)
     lines = [
-        Line(
-            "learning again, to the first time",
-            again / first,
-            again / first,
-            again / first,
-            "one run",
-            at_most=None if short else _AT_MOST,
-        ),
-        Line(
-            "longest wait of a writer, to 50 ms",
-            wait / _PROMISED_WAIT,
-            0.0,
-            wait / _PROMISED_WAIT,
-            "one run",
-            at_most=None if short else 1.0,
-        ),
+        line_of("learning again, to the first time", again / first, "one run", at_most=None if short else _AT_MOST),
+        line_of("longest wait of a writer, to 50 ms", wait / _PROMISED_WAIT, "one run", at_most=None if short else 1.0),
     ]
     rows = [("first time", f"{first:.2f} s"), ("again", f"{again:.2f} s"), ("nothing new", f"{unchanged:.2f} s")]
     grid = Grid(f"Learning {count:,} episodes", ("what", "takes"), [*rows, ("wait", f"{wait * 1_000:.1f} ms")])

@@ -27,7 +27,7 @@ from memory_storage.schema.vector_tables import VectorSpace
 
 from . import _hnsw, _workload
 from ._measure import Times
-from ._report import Grid, Line, Report, milliseconds
+from ._report import Grid, Line, Report, line_of, milliseconds
 from ._vectors import Array, Data, load
 
 K = 10
@@ -163,15 +163,15 @@ def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Lin
     promised, most = _PROMISED[name]
     required = _FASTER if name == "balanced" and not short else 1
     lines = [
-        _line(f"{name}: recall@10", recall, at_least=promised),
-        _line(f"{name}: search, faster than exact", ours[0], _detail(times, "ours", "exact"), at_least=required),
-        _line(
+        line_of(f"{name}: recall@10", recall, at_least=promised),
+        line_of(f"{name}: search, faster than exact", ours[0], _detail(times, "ours", "exact"), at_least=required),
+        line_of(
             f"{name}: bare SQL, faster than exact",
             bare[0],
             _detail(times, "bare index", "bare exact"),
             at_least=required,
         ),
-        _line(f"{name}: KB a vector", kilobytes, at_most=most),
+        line_of(f"{name}: KB a vector", kilobytes, at_most=most),
     ]
     inserts = f"{stored.storing / seconds:.3f} ({len(data.base) / seconds:.0f}/s)"
     ratios = (f"{p50:.1f} / {p95:.1f}" for p50, p95 in (ours, mixed, bare))
@@ -237,7 +237,7 @@ def _filters(stored: Stored, rounds: int) -> list[Line]:
     }
     found = [_filtered(stored, name, *values, rounds=rounds) for name, values in kept.items()]
     worst = min(found, key=lambda one: one[0])
-    promise = _line(f"{_owned(stored)}, filtered: recall@10, the lowest", worst[0], at_least=_PROMISED["balanced"][0])
+    promise = line_of(f"{_owned(stored)}, filtered: recall@10, the lowest", worst[0], at_least=_PROMISED["balanced"][0])
     return [*(line for _, line in found), promise]
 
 
@@ -259,7 +259,7 @@ def _filtered(stored: Stored, name: str, filters: dict[str, Any], keep: Array, r
     recall = float(np.mean(recalls))
     detail = f"recall {recall:.3f}, by {' or '.join(sorted(plans))}; {_detail(times, *times)}"
     slower = median(times["ours"]) / min(median(times["exact"]), median(times["index"]))
-    return recall, _line(f"{_owned(stored)}, keeps {name}: slower", slower, detail, at_most=_SLOWEST)
+    return recall, line_of(f"{_owned(stored)}, keeps {name}: slower", slower, detail, at_most=_SLOWEST)
 
 
 def _owned(stored: Stored) -> str:
@@ -302,7 +302,9 @@ def _hybrid(stored: Stored) -> list[Line]:
     recall = {way: count / len(targets) for way, count in found.items()}
     best = max(recall["text alone"], recall["vector alone"])
     detail = ", ".join(f"{way} {figure:.3f}" for way, figure in recall.items())
-    return [_line("hybrid: recall@10, by that of the better one alone", recall["hybrid"] / best, detail, at_least=1.01)]
+    return [
+        line_of("hybrid: recall@10, by that of the better one alone", recall["hybrid"] / best, detail, at_least=1.01)
+    ]
 
 
 def _paraphrase(
@@ -328,7 +330,3 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
-
-
-def _line(name: str, figure: float, detail: str = "", **bounds: float | None) -> Line:
-    return Line(name, figure, figure, figure, detail, **bounds)

@@ -23,7 +23,7 @@ import memory_storage as ms
 
 from . import _workload
 from ._measure import timed
-from ._report import Grid, Line, Report, milliseconds
+from ._report import Grid, Line, Report, line_of, milliseconds
 
 _SIZES, _FEW = (10_000, 100_000, 1_000_000), (500, 2_000)
 _SMALL_NAMESPACES = 1_000
@@ -174,7 +174,7 @@ def _lines(found: list[Measured], *, short: bool) -> list[Line]:
         (f"open, to {milliseconds(_OPEN)}", last.opened / _OPEN, 1.0),
         *((f"growth: {name}", _growth(name, first, last), 1.5) for name in _SLOW if name.startswith("iterate")),
     ]
-    return [Line(name, ratio, ratio, ratio, "", at_most=None if short else most) for name, ratio, most in lines]
+    return [line_of(name, ratio, at_most=None if short else most) for name, ratio, most in lines]
 
 
 def _to_goal(one: Measured) -> float:

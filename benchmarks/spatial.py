@@ -21,7 +21,7 @@ import memory_storage as ms
 from memory_storage.repositories.spatiotemporal.geo import FARTHEST_M, chord_of, on_sphere
 
 from . import _workload
-from ._report import Line, Report, milliseconds
+from ._report import Line, Report, line_of, milliseconds
 
 FOUND = 20  # entries by each search
 _FASTER = 50
@@ -169,13 +169,13 @@ def _measured(name: str, stores: list[ms.MemoryStorage], count: int, *, is_check
     small, large = map(median, times)
     slowest = quantiles(times[-1], n=20)[-1]
     return [
-        _line(
+        line_of(
             f"{name}: faster",
             median(scans) / slowest,
             f"p50 {milliseconds(large)}, p95 {milliseconds(slowest)}, scan {milliseconds(median(scans))}",
             at_least=_FASTER if is_checked else None,
         ),
-        _line(
+        line_of(
             f"{name}: grows",
             large / small,
             f"p50 {milliseconds(small)}, {milliseconds(large)}",
@@ -200,7 +200,3 @@ def _timed(search: Search, storage: ms.MemoryStorage, query: Query) -> float:
     seconds = time.process_time() - start
     assert len(found) == FOUND, f"{len(found)} entries"  # type: ignore[arg-type]
     return seconds
-
-
-def _line(name: str, figure: float, detail: str, at_least: float | None = None, at_most: float | None = None) -> Line:
-    return Line(name, figure, figure, figure, detail, at_least=at_least, at_most=at_most)

@@ -24,7 +24,7 @@ from memory_storage.testing import Sqld
 
 from . import _workload
 from ._measure import Work, interleaved, ratios
-from ._report import Grid, Line, Report
+from ._report import Grid, Line, Report, line_of
 
 _STEPS = 6
 _BATCH = 250
@@ -151,7 +151,7 @@ def _pull(directory: Path, server: Sqld, rounds: int) -> list[Line]:
 
 
 def _exactly(name: str, ratio: float, at_most: float | None = None) -> Line:
-    return Line(name, ratio, ratio, ratio, at_most=at_most)
+    return line_of(name, ratio, at_most=at_most)
 
 
 def _episodes(number: int, first: int = 0) -> Iterator[list[ms.Episode]]:
