@@ -131,14 +131,22 @@ class _InterruptedError(Exception):
     """The process ends here."""
 
 
-class _Interrupting:
-    """A session that ends the process after a number of writes."""
+class _Wrapped:
+    """A session that does what another one does, but for what a subclass does instead."""
 
-    def __init__(self, session: SessionProtocol, writes: int) -> None:
-        self._session, self._writes = session, writes
+    def __init__(self, session: SessionProtocol) -> None:
+        self._session = session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+
+class _Interrupting(_Wrapped):
+    """A session that ends the process after a number of writes."""
+
+    def __init__(self, session: SessionProtocol, writes: int) -> None:
+        super().__init__(session)
+        self._writes = writes
 
     def write(self, steps: Any) -> Any:
         if not self._writes:
@@ -176,14 +184,12 @@ def test_learners_at_the_same_time_count_each_episode_once(storage):
     assert _counts(storage) == _counts_from_the_start(storage)
 
 
-class _Overtaken:
+class _Overtaken(_Wrapped):
     """A session before each write of which another learner is faster, as long as there is something to learn."""
 
     def __init__(self, session: SessionProtocol) -> None:
-        self._session, self._other = session, Learner(session)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
+        super().__init__(session)
+        self._other = Learner(session)
 
     def write(self, steps: Any) -> Any:
         self.other_learns()
@@ -244,14 +250,12 @@ def test_a_namespace_that_is_forgotten_leaves_no_count(storage):
         assert _session(storage).read(query) == [(0,)], table
 
 
-class _Forgetting:
+class _Forgetting(_Wrapped):
     """A session whose namespace is forgotten before one of its reads."""
 
     def __init__(self, storage: ms.MemoryStorage, reads: int) -> None:
-        self._storage, self._session, self._reads = storage, _session(storage), reads
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
+        super().__init__(_session(storage))
+        self._storage, self._reads = storage, reads
 
     def read(self, step: Any) -> Any:
         if not self._reads:
