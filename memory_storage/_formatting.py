@@ -1,4 +1,4 @@
-"""Formatting of text for users: counted nouns, and strings without control characters of a terminal."""
+"""Formatting of text for users: counted nouns, their articles, and strings without control characters of a terminal."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         plural: the noun in the plural; default: with an "s".
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article: "an Episode", "a Step"."""
+    return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from memory_storage._formatting import with_article
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ValidationError
 from memory_storage.models import Episode, EpisodeSummary, Interval, Step
@@ -49,8 +50,7 @@ def choice(field: str, value: object, choices: tuple[str, ...]) -> None:
 def instance(field: str, value: object, kind: type[T], example: str) -> T:
     """Return an instance of a class; the ValidationError shows an `example` of how to make one."""
     if not isinstance(value, kind):
-        article = "an" if kind.__name__[0] in "AEIO" else "a"
-        raise ValidationError(field, f"must be {article} {kind.__name__}, like {example}", value)
+        raise ValidationError(field, f"must be {with_article(kind.__name__)}, like {example}", value)
     return value
 
 

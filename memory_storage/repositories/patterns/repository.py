@@ -11,6 +11,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from memory_storage._deprecation import renamed_arguments
+from memory_storage._formatting import with_article
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
@@ -230,7 +231,7 @@ class PatternRepository(Repository):
             if isinstance(error, ValidationError):
                 raise
             kinds = self.get(key).kind, self.get(other).kind
-            raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
+            raise ValidationError("other_id", f"must be {with_article(kinds[0])} too", kinds[1]) from None
         if not rows:  # as in `_save`
             raise NotFoundError("pattern", key)
         self._note_saved("pattern", [UUID(key)])

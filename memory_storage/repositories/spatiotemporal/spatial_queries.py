@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import Unpack
 
+from memory_storage._formatting import with_article
 from memory_storage.errors import ValidationError
 from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
 from memory_storage.monitoring import operation
@@ -326,7 +327,7 @@ def interval_values(interval: Interval | None, field: str = "between") -> dict[s
 def _revalidated(kind: type[M], model: object, field: str) -> M:
     """Return the model, validated again: pydantic allows changes without validation."""
     if type(model) is not kind:
-        raise ValidationError(field, f"must be a {kind.__name__}", model)
+        raise ValidationError(field, f"must be {with_article(kind.__name__)}", model)
     try:
         return kind(**{name: getattr(model, name) for name in kind.model_fields})
     except (ValidationError, AttributeError) as error:
