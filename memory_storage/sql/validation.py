@@ -131,14 +131,14 @@ def as_id(value: UUID | str, field: str = "id") -> str:
 
 
 def to_list(items: Iterable[T], field: str, what: str = "must be a sequence") -> list[T]:
-    """Return the items as a list; ValidationError if they are not iterable, or a text: its characters are not meant.
+    """Return the items as a list; ValidationError if they are not iterable, or are one text.
 
     Args:
         items: The items.
         field: The name that an error gives them.
         what: What they have to be.
     """
-    if isinstance(items, str | bytes):
+    if isinstance(items, str | bytes):  # iterable, but who passes one has forgotten the brackets
         raise ValidationError(field, what, items)
     try:
         return list(items)
